@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::error::Code;
 use crate::phone::Phone;
+use crate::secret::SecretText;
 
 /// Milliseconds since the Unix epoch.
 pub type UnixMs = i64;
@@ -73,7 +74,7 @@ pub struct Status {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PairingCode {
     /// `ABCD-EFGH`.
-    pub code: crate::session::SecretText,
+    pub code: SecretText,
     /// The masked number that it was asked for.
     pub phone_number: String,
     /// When it stops being shown (grace taken off).
@@ -122,7 +123,7 @@ pub enum ReplacedReason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Qr {
     /// The text in the QR code: key material, so it redacts itself.
-    pub value: crate::session::SecretText,
+    pub value: SecretText,
     /// When WhatsApp takes it back.
     pub deadline: tokio::time::Instant,
 }
