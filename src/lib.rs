@@ -1,1 +1,9 @@
-
+//! Hairpin.
+pub mod error;
+pub mod link;
+pub mod mask;
+pub mod metrics;
+pub mod phone;
+pub mod secret;
+pub mod session;
+pub mod store;

@@ -327,7 +327,7 @@ impl Driver {
         }
     }
 
-    async fn update(&self, change: Box<dyn FnOnce(&mut LinkRow) + Send>, journal: Vec<JournalEntry>) {
+    async fn update(&self, change: Box<dyn Fn(&mut LinkRow) + Send>, journal: Vec<JournalEntry>) {
         let Some(epoch) = self.machine.row().map(|row| row.epoch) else {
             return;
         };

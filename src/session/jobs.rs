@@ -277,7 +277,7 @@ impl Tools {
                 &self.session,
                 row.epoch,
                 Box::new(move |row| {
-                    row.linked = Some(linked);
+                    row.linked = Some(linked.clone());
                     row.finishing = false;
                     row.halted = None;
                     // A crash before the unlinking must not bring a foreign number up as our link.
@@ -421,7 +421,7 @@ impl Tools {
                 &self.session,
                 half.epoch,
                 Box::new(move |row| {
-                    row.linked = Some(linked);
+                    row.linked = Some(linked.clone());
                     row.finishing = false;
                     row.ended = (!same).then_some(Ended {
                         at: now,
