@@ -1,57 +1,53 @@
-// What the page knows at this moment, and the one way to say that it changed. Nothing here touches the document.
-export const app = {
-  auth: null, // null: not known yet
-  session: 'salon',
-  sessions: [],
-  status: null, // the last session-status of this session
-  statusAt: 0,
-  code: null, // {text, phone, until, total, replaced}; `until` on performance.now()'s clock
-  ended: null, // why the last code ended, until somebody moves on
-  qr: null, // the server's SVG text
-  qrUntil: 0,
-  pending: false, // we asked for a code and wait for the first answer
-  wantForm: false, // the number field, although the session is linked or in trouble
-  typed: null, // {number, country, e164} of this visit; never kept
-  error: null, // {code, message, linkId}
-  hold: 0, // until when asking again is pointless (retryAfter)
-  lostAt: 0, // since when the socket is gone; 0: it is there
+// What the page knows at this moment and which face that means. Nothing here touches the document.
+const NOTHING = {
+	status: null, // the last session-status
+	statusAt: 0,
+	code: null, // { text, phone, until, total, replaced }; `until` on performance.now()'s clock
+	ended: null, // why the last code ended, until somebody moves on
+	qr: null, // the server's SVG text
+	qrUntil: Infinity,
+	pending: false, // asked, and no answer yet
+	wantForm: false, // the number field, although the session is linked or in trouble
+	typed: null, // { number, country, new: the number for the eye }, in memory only
+	error: null, // { code, message, linkId }
+	hold: 0, // asking again is pointless until then
 };
 
+export const app = {
+	...NOTHING,
+	auth: null, // null: not known yet
+	session: 'salon',
+	sessions: [],
+	lostAt: 0, // since when the socket is gone
+};
+
+export const forget = () => Object.assign(app, NOTHING);
 export const now = () => performance.now();
 export const left = (until) => Math.max(0, Math.ceil((until - now()) / 1000));
 
-let paint = () => {};
-let waiting = 0;
+let paint;
+let soon;
 
-export function onChange(render) {
-  paint = render;
-}
+export const onChange = (painter) => { paint = painter; };
 
-/** Renders soon, once for everything that arrives together. */
+/** Paints soon, once for all that arrives together. */
 export function changed() {
-  waiting ||= setTimeout(() => {
-    waiting = 0;
-    paint();
-  }, 30);
+	soon ||= setTimeout(() => {
+		soon = 0;
+		paint();
+	}, 30);
 }
 
-const WITH_CODE = ['UNLINKED', 'CONNECTING', 'AWAITING_CODE_ENTRY'];
-const AFTER_CODE = ['UNLINKED', 'AWAITING_CODE_ENTRY', 'AWAITING_SCAN'];
-const LOST_FOR_GOOD = 2500;
-
-/** Which face shows the truth. */
 export function face() {
-  if (app.auth === false) return 'login';
-  if (app.lostAt && now() - app.lostAt > LOST_FOR_GOOD) return 'noserver';
-  if (!app.status) return 'connecting';
-  if (app.wantForm) return 'unlinked';
-  const { state } = app.status;
-  if (state === 'CONNECTED') return 'linked';
-  if (state === 'LINKING') return 'linking';
-  if (app.code && WITH_CODE.includes(state)) return 'code';
-  if (app.ended && AFTER_CODE.includes(state)) return 'code';
-  if (state === 'AWAITING_CODE_ENTRY') return now() - app.statusAt > 1500 ? 'code' : 'connecting';
-  if (state === 'UNLINKED') return 'unlinked';
-  if (state === 'CONNECTING') return 'connecting';
-  return 'trouble';
+	const state = app.status?.state;
+	const among = (...states) => states.includes(state);
+	if (app.auth === false) return 'login';
+	if (app.lostAt && now() - app.lostAt > 2500) return 'noserver';
+	if (!state) return 'connecting';
+	if (app.wantForm) return 'unlinked';
+	if (app.code && among('UNLINKED', 'CONNECTING', 'AWAITING_CODE_ENTRY')) return 'code';
+	if (app.ended && among('UNLINKED', 'AWAITING_CODE_ENTRY', 'AWAITING_SCAN')) return 'code';
+	// The code follows its state at once; without one, this is the grace of a code that ended.
+	if (among('AWAITING_CODE_ENTRY')) return now() - app.statusAt > 1500 ? 'code' : 'connecting';
+	return { UNLINKED: 'unlinked', CONNECTING: 'connecting', LINKING: 'linking', CONNECTED: 'linked' }[state] || 'trouble';
 }
