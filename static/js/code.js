@@ -38,7 +38,7 @@ export function tickCode() {
 	seconds = n;
 }
 
-/** Shows the server's QR; only plain shapes are taken over, whatever the text holds. */
+// Only plain shapes are taken over, whatever the server's text holds.
 export function drawQr(text) {
 	if (text !== drawnQr) {
 		drawnQr = text;
@@ -55,7 +55,7 @@ function copy(from) {
 	return to;
 }
 
-/** Also where plain HTTP leaves the page without a clipboard. The dash stays behind: the phone has its own. */
+// Over plain HTTP there is no clipboard. The dash stays behind: the phone has its own.
 export async function copyCode() {
 	const value = app.code.text.replace('-', '');
 	try {

@@ -9,7 +9,7 @@ for (const group of CODES.split(' ')) {
 
 export const flag = (country) => String.fromCodePoint(...[...country].map((c) => 0x1f1a5 + c.charCodeAt(0)));
 
-// Plain and American English say nothing about the place, so they leave the house's own country.
+// Plain and American English say nothing about the place.
 export function guess(house) {
 	for (const tag of navigator.languages.filter((one) => !/^en(-US)?$/.test(one))) {
 		const { region } = new Intl.Locale(tag).maximize();

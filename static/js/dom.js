@@ -1,11 +1,10 @@
-// Small helpers over the document and the browser's memory (language, country, kind of phone; never a number, code or key).
+// Helpers over the document and the browser's memory (never for a number, code or key).
 export const at = (id) => document.getElementById(id);
 export const all = (selector) => document.querySelectorAll(selector);
 export const on = (id, act, what = 'click') => at(id).addEventListener(what, act);
 export const show = (id, yes) => { at(id).hidden = !yes; };
 export const make = (tag, text, more) => Object.assign(document.createElement(tag), { textContent: text }, more);
 
-// Writes only what differs: a live region speaks once.
 export function put(id, text = '') {
 	if (at(id).textContent !== text) at(id).textContent = text;
 }
@@ -16,9 +15,9 @@ export function say(text) {
 }
 
 export function keep(name, value) {
-	try { localStorage[name] = value; } catch { /* works without memory */ }
+	try { localStorage[name] = value; } catch { /* no memory */ }
 }
 
 export function kept(name) {
-	try { return localStorage[name]; } catch { /* works without memory */ }
+	try { return localStorage[name]; } catch { /* no memory */ }
 }

@@ -1,9 +1,9 @@
 // The number field: country picker, and the server's verdict while somebody types. No phone rules live here.
 import { app, left } from './state.js';
 import { at, keep, kept, put } from './dom.js';
-import { call } from './api.js';
+import { call } from './server.js';
 import { calling, flag, guess, pretty } from './countries.js';
-import { countryName, has, lang, t } from './i18n.js';
+import { countryName, lang, t } from './i18n.js';
 
 const phone = at('phone');
 const country = at('country');
@@ -43,11 +43,10 @@ export async function judge() {
 	} else if (data.reason === 'too_short' && document.activeElement === phone) {
 		verdict('', t('reason.unfinished'));
 	} else if (status === 422) {
-		verdict('bad', has(`reason.${data.reason}`) ? t(`reason.${data.reason}`) : data.message || data.detail);
+		verdict('bad', data.message || data.detail || t('error'));
 	}
 }
 
-/** What is asked for: the field, and how the server reads it when that is known. */
 export function typed() {
 	const wish = { number: phone.value.trim(), country: country.value };
 	const known = reading.number === phone.value && reading.country === wish.country;
@@ -59,7 +58,6 @@ export function clearField() {
 	verdict('', '');
 }
 
-/** The buttons that ask: busy while an answer is awaited, counting while there is nothing but to wait. */
 export function askButtons() {
 	const n = left(app.hold);
 	for (const [id, key] of [['get-code', 'phone.get'], ['new-code', 'code.new'], ['login-button', 'login.button']]) {

@@ -1,23 +1,23 @@
-// Ties the page together: login, the socket's messages, and what each button asks of the appliance.
+// Ties the page together: login, the socket's messages, what each button asks for.
 import { app, changed, forget, left, now, onChange } from './state.js';
 import { all, at, keep, kept, on, put } from './dom.js';
-import { call } from './api.js';
-import { connect, disconnect, redial, send } from './socket.js';
-import { choose, firstLanguage, lang, LANGUAGES, speak, t } from './i18n.js';
-import { ask, closeAll } from './dialogs.js';
+import { call, connect, disconnect, redial, send } from './server.js';
+import { firstLanguage, lang, LANGUAGES, speak, t } from './i18n.js';
+import { ask } from './dialogs.js';
 import { copyCode } from './code.js';
 import { clearField, fillCountries, judge, typed, verdict } from './form.js';
 import { draw, readJournal, refresh } from './panels.js';
 import { paint, tick } from './view.js';
 
-const house = (name) => document.querySelector(`meta[name=hairpin-${name}]`).content;
-let fresh; // a new connection whose first status has not come
+const house = document.documentElement.dataset;
+app.session = /^[a-z0-9][a-z0-9-]{0,31}$/.exec(new URLSearchParams(location.search).get('session') || '')?.[0] || 'salon';
 
-// The socket
+let fresh; // a new connection, still without its first status
 
 const listener = {
 	open() {
 		app.lostAt = 0;
+		app.error = null;
 		fresh = true;
 		changed();
 	},
@@ -30,7 +30,7 @@ const listener = {
 	},
 	final(code) {
 		if (code === 4401) leave();
-		if (code === 4404) go('salon');
+		if (code === 4404) location.replace('/');
 		return code === 4401 || code === 4404;
 	},
 	message(event, data) {
@@ -42,7 +42,7 @@ const listener = {
 
 const messages = {
 	'session-status'(status) {
-		// What is still live after a new connection is sent again right after this.
+		// What is still live follows.
 		if (fresh) app.code = app.qr = null;
 		fresh = false;
 		Object.assign(app, { status, statusAt: now() });
@@ -69,7 +69,7 @@ const messages = {
 	'pairing-code-error'(error) {
 		app.pending = false;
 		if (error.code === 'CANCELLED') return;
-		if (error.code === 'REPLACE_CONFIRMATION_REQUIRED' && app.typed) return void askReplace(error, t('replace.h'), 'replace.p', t('replace.yes', app.typed));
+		if (error.code === 'REPLACE_CONFIRMATION_REQUIRED' && app.typed) return void askReplace(error, 'replace.yes');
 		app.error = error;
 		app.hold = now() + (error.retryAfter || 0) * 1000;
 		if (error.reason && /^INVALID/.test(error.code)) at('phone').focus();
@@ -87,8 +87,6 @@ function tell(event, data) {
 	return sent;
 }
 
-// Asking for a code
-
 function request(replace = null) {
 	const { number, country } = app.typed;
 	app.pending = tell('request-pairing-code', { phoneNumber: number, country, replace });
@@ -96,9 +94,9 @@ function request(replace = null) {
 
 const waiting = () => app.pending || left(app.hold);
 
-async function askReplace({ oldPhone, linkId }, h, p, yes) {
+async function askReplace({ oldPhone, linkId }, yes) {
 	const values = { old: oldPhone || app.status.phone, new: app.typed.new };
-	if (await ask('replace', h, t(p, values), yes, t('replace.no', values))) request(linkId);
+	if (await ask('replace', t('replace.h'), t('replace.p', values), t(yes, values), t('replace.no', values))) request(linkId);
 }
 
 function toForm() {
@@ -133,7 +131,7 @@ on('back', () => {
 	app.error = null;
 	changed();
 });
-on('relink', () => askReplace(app.error, t('relink'), 'anew.p', t('relink')));
+on('relink', () => askReplace(app.error, 'relink'));
 on('cancel', () => tell('cancel-pairing'));
 on('stop', () => tell('cancel-pairing'));
 on('copy-code', copyCode);
@@ -147,8 +145,6 @@ on('trouble-action', () => {
 	else if (/LOGGED_OUT|HALF_LINKED|PASSKEY/.test(state) || (state === 'FAILED' && !lastConnected)) toForm();
 	else tell('reconnect');
 });
-
-// Coming in and going out
 
 async function enter(accessKey) {
 	app.error = null;
@@ -169,7 +165,7 @@ async function enter(accessKey) {
 
 function leave() {
 	disconnect();
-	closeAll();
+	for (const dialog of all('dialog')) dialog.close();
 	forget();
 	clearField();
 	Object.assign(app, { auth: false, sessions: [], lostAt: 0 });
@@ -188,53 +184,26 @@ on('logout', async () => {
 	leave();
 });
 
-/** Opens the page for somebody who is logged in, or finds that nobody is. */
 async function start() {
-	const status = await refresh();
-	app.auth = status !== 401;
-	if (app.auth) openSession();
-	else leave();
-}
-
-/** Tells a lost server, a lost login and a removed session; the list is up to date after it. */
-async function glance() {
-	if (!app.auth) return;
-	const status = await refresh();
-	if (status === 401) leave();
-	else if (status === 200 && app.session !== 'salon' && !app.sessions.some((one) => one.session === app.session)) go('salon');
-	else if (!status && !app.lostAt) redial();
-}
-
-function openSession() {
-	const wanted = new URLSearchParams(location.search).get('session') || '';
-	app.session = /^[a-z0-9][a-z0-9-]{0,31}$/.test(wanted) ? wanted : 'salon';
-	forget();
-	clearField();
-	closeAll();
-	draw(true);
+	if (await refresh() === 401) return leave();
+	app.auth = true;
 	connect(app.session, lang, listener);
 	changed();
 }
 
-function go(session) {
-	history.pushState(null, '', session === 'salon' ? '/' : `?session=${session}`);
-	openSession();
+// Finds a lost server, a lost login, a removed session.
+async function glance() {
+	if (!app.auth) return;
+	const status = await refresh();
+	if (status === 401) leave();
+	else if (status === 200 && app.session !== 'salon' && !app.sessions.some((one) => one.session === app.session)) location.replace('/');
+	else if (!status && !app.lostAt) redial();
 }
-
-on('tabs', (event) => {
-	const link = event.target.closest('a');
-	if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-	event.preventDefault();
-	go(new URL(link.href).searchParams.get('session'));
-});
-addEventListener('popstate', () => app.auth && openSession());
-
-// Words
 
 function words() {
 	const os = document.querySelector('[name=os]:checked').value;
 	put('step-menu', t(`steps.2.${os}`));
-	fillCountries(house('country'));
+	fillCountries(house.country);
 	draw(true);
 	readJournal();
 	judge();
@@ -242,7 +211,7 @@ function words() {
 
 at('language').append(...Object.entries(LANGUAGES).map(([code, name]) => new Option(name, code)));
 on('language', async () => {
-	await choose(at('language').value);
+	await speak(at('language').value, true);
 	app.error = null;
 	words();
 	if (app.auth) connect(app.session, lang, listener);
@@ -256,17 +225,14 @@ for (const radio of all('[name=os]')) {
 	};
 }
 
-// Waking up, and the beat
-
 const wake = () => {
 	redial();
 	glance();
 };
 on('retry', wake);
-addEventListener('online', wake);
 setInterval(() => document.hidden || glance(), 20_000);
 
-// The two clocks drift apart when the machine slept: what is live is then asked for again.
+// The clocks drift apart when the machine slept: ask again for what is live.
 let drift = Date.now() - now();
 setInterval(() => {
 	const next = Date.now() - now();
@@ -275,11 +241,9 @@ setInterval(() => {
 	tick();
 }, 250);
 
-// First light
-
 const key = /^#key=(.+)/.exec(location.hash)?.[1];
 if (location.hash) history.replaceState(null, '', location.pathname + location.search);
-await speak(firstLanguage(house('language')));
+await speak(firstLanguage(house.language));
 at('language').value = lang;
 onChange(paint);
 words();

@@ -1,8 +1,8 @@
 // The panels below the card: several numbers, and the journal for whoever looks after the machine.
 import { app, changed } from './state.js';
 import { at, make, on, put, show } from './dom.js';
-import { call, SESSIONS } from './api.js';
-import { has, moment, span, t } from './i18n.js';
+import { call, SESSIONS } from './server.js';
+import { has, moment, t } from './i18n.js';
 import { ask, askName } from './dialogs.js';
 import { stateWord } from './view.js';
 
@@ -13,29 +13,24 @@ const label = (one) => one.name || one.session;
 const of = (id) => `${SESSIONS}/${id}`;
 const dot = (state) => make('i', '', { className: `dot ${state === 'CONNECTED' ? 'good' : CALM.includes(state) ? '' : 'bad'}` });
 
-function tab(one) {
-	const node = make('a', '', { href: `?session=${one.session}` });
-	node.append(dot(one.state), label(one), make('span', `: ${stateWord(one.state)}`, { className: 'unseen' }));
-	if (one.session === app.session) node.ariaCurrent = 'page';
-	return node;
-}
-
 function row(one) {
 	const item = make('li');
+	const link = make('a', label(one), { href: `?session=${one.session}` });
+	if (one.session === app.session) link.ariaCurrent = 'page';
 	const button = (text, act) => {
 		const node = make('button', t(text), { type: 'button', className: 'quiet', onclick: act });
 		node.ariaLabel = `${t(text)}: ${label(one)}`;
 		item.append(node);
 	};
-	item.append(dot(one.state), make('b', label(one)), make('span', `${stateWord(one.state)} ${one.phone || ''}`, { className: 'help' }));
-	button('numbers.rename', async () => {
-		const name = await askName(t('numbers.rename'), one.name || '');
+	item.append(dot(one.state), link, make('span', `${stateWord(one.state)} ${one.phone || ''}`, { className: 'help' }));
+	button('rename', async () => {
+		const name = await askName(t('rename'), label(one), t('rename'), t('back'));
 		if (name) report(await call('PUT', of(one.session), { name }));
 	});
 	if (one.session !== 'salon') {
-		button('numbers.remove', async () => {
-			const text = t('numbers.remove');
-			if (await ask('confirm', `${text}: ${label(one)}?`, t('numbers.remove.p'), text, t('keep'))) report(await call('DELETE', of(one.session)));
+		button('remove', async () => {
+			const text = t('remove');
+			if (await ask('confirm', `${text}: ${label(one)}?`, t('remove.p'), text, t('keep'))) report(await call('DELETE', of(one.session)));
 		});
 	}
 	return item;
@@ -47,10 +42,10 @@ async function report({ status, data }) {
 	changed();
 }
 
-/** Reads the list of sessions; returns the HTTP status. */
 export async function refresh() {
 	const { status, data } = await call('GET', SESSIONS);
 	if (status === 200) {
+		if (data.length > 1 && !app.sessions.length) at('sessions').open = true;
 		app.sessions = data;
 		draw();
 	}
@@ -58,17 +53,14 @@ export async function refresh() {
 }
 
 export function draw(anew) {
-	const several = app.sessions.length > 1;
 	const print = JSON.stringify([app.session, app.sessions]);
-	show('tabs', several && app.auth);
 	if (print === drawn && !anew) return;
 	drawn = print;
-	at('tabs').replaceChildren(...(several ? app.sessions.map(tab) : []));
 	at('session-list').replaceChildren(...app.sessions.map(row));
 }
 
 on('session-add', async () => {
-	const name = await askName(t('numbers.add'));
+	const name = await askName(t('add'), '', t('add'), t('back'));
 	if (!name) return;
 	const base = name.toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-/, '').slice(0, 24) || 'number-';
 	let id = base.replace(/-$/, '');
@@ -76,7 +68,6 @@ on('session-add', async () => {
 	await report(await call('PUT', of(id), { name }));
 });
 
-// The journal is read when it is opened, and hidden where the server has none.
 export async function readJournal() {
 	if (!at('journal').open) return;
 	const [health, audit] = await Promise.all([call('GET', '/healthz'), call('GET', '/api/v1/audit?limit=50')]);
@@ -93,8 +84,6 @@ function entry(e) {
 	const more = [
 		one && label(one), e.by, e.userAgent,
 		e.confirmed && t('journal.confirmed'),
-		e.credentialAgeSeconds && t('journal.age', { age: span(e.credentialAgeSeconds) }),
-		e.durationMs && t('journal.took', { time: span(e.durationMs / 1000) }),
 		e.outcome,
 	];
 	item.append(

@@ -30,7 +30,7 @@ let soon;
 
 export const onChange = (painter) => { paint = painter; };
 
-/** Paints soon, once for all that arrives together. */
+// Paints soon, once for all that arrives together.
 export function changed() {
 	soon ||= setTimeout(() => {
 		soon = 0;

@@ -1,7 +1,7 @@
 // Paints the face that fits the state: section, words, title, focus. It asks nothing of the server.
 import { app, face, left, now } from './state.js';
 import { all, at, put, say, show } from './dom.js';
-import { moment, parts, t } from './i18n.js';
+import { has, moment, parts, t } from './i18n.js';
 import { drawCode, drawQr, tickCode } from './code.js';
 import { askButtons } from './form.js';
 
@@ -9,7 +9,7 @@ const OTHER_NUMBER = ['RECONNECTING', 'REPLACED', 'BANNED', 'LOCKED', 'FAILED'];
 const main = at('main');
 let shown = 'connecting';
 
-export const stateWord = (state) => (parts(`s.${state}`) === parts('') ? parts(`x.${state}`)[0] : t(`s.${state}`));
+export const stateWord = (state) => (has(`s.${state}`) ? t(`s.${state}`) : parts(`x.${state}`)[0]);
 
 export function paint() {
 	const { status, error } = app;
@@ -41,7 +41,7 @@ const painters = {
 	connecting(status) {
 		const asking = status && !status.lastConnected;
 		put('connecting-h', status ? t(asking ? 'asking.h' : 'reaching.h') : t('wait'));
-		put('connecting-p', status ? t(asking ? 'asking.p' : 'reaching.p') : '');
+		put('connecting-p', asking ? t('asking.p') : '');
 		show('stop', asking);
 	},
 	code({ phone }, over) {
@@ -67,9 +67,13 @@ const painters = {
 		put('linked-last', lastConnected && moment(lastConnected));
 	},
 	trouble({ state, until, phone, reason }) {
-		['h', 'what', 'do', 'action'].forEach((id, n) => put(`trouble-${id}`, parts(`x.${state}`)[n]));
+		const [h, what, advice, action = t('retry')] = parts(`x.${state}`);
+		put('trouble-h', h);
+		put('trouble-what', what);
+		put('trouble-do', advice);
+		put('trouble-action', action);
 		put('trouble-phone', state === 'AWAITING_SCAN' ? '' : phone || '');
-		put('trouble-until', until && t(state === 'BANNED' ? 'x.until' : 'x.next', { when: moment(until) }));
+		put('trouble-until', state === 'BANNED' && until ? t('x.until', { when: moment(until) }) : '');
 		put('trouble-code', state === 'FAILED' ? reason || '' : '');
 		show('trouble-other', OTHER_NUMBER.includes(state));
 	},
@@ -83,7 +87,7 @@ function qr(which) {
 	show('qr-box', drawn);
 }
 
-/** A new face takes the focus to where the next thing is done, unless somebody is busy elsewhere. */
+// A new face takes the focus, unless somebody is busy elsewhere.
 function focus(next) {
 	if (next === shown) return;
 	shown = next;
@@ -91,12 +95,12 @@ function focus(next) {
 	if (active !== document.body && !main.contains(active)) return;
 	const field = { login: 'access-key', unlinked: 'phone', over: 'new-code' }[next];
 	const goal = field ? at(field) : main.querySelector('section:not([hidden]) h2');
+	if (!field) goal.tabIndex = -1;
 	goal.focus();
 	scrollTo(0, 0);
 	if (next === 'over') say(at('code-h').textContent);
 }
 
-/** What moves by itself, four times a second. */
 export function tick() {
 	if (app.code && now() >= app.code.until) {
 		app.code = null;

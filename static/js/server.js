@@ -1,4 +1,23 @@
-// One WebSocket that comes back by itself, with growing pauses. It reports and decides nothing.
+// Speaks with the appliance: HTTP calls, and one WebSocket that comes back by itself. It reports and decides nothing.
+import { lang } from './i18n.js';
+
+export const SESSIONS = '/api/v1/sessions';
+
+// Status 0: no answer.
+export async function call(method, path, body) {
+	try {
+		const answer = await fetch(path, {
+			method,
+			headers: { 'Accept-Language': lang, 'Content-Type': 'application/json' },
+			body: body && JSON.stringify(body),
+			signal: AbortSignal.timeout(10_000),
+		});
+		const text = await answer.text();
+		return { status: answer.status, data: /json/.test(answer.headers.get('content-type')) && text ? JSON.parse(text) : {} };
+	} catch {
+		return { status: 0, data: {} };
+	}
+}
 const PAUSES = [300, 700, 1500, 3000, 5000, 10_000];
 
 let socket, where, timer;
