@@ -1,4 +1,4 @@
-// The pairing code, its clock and the QR. The clock starts at receipt, on performance.now(), never on the wall's time.
+// The pairing code, its clock (performance.now(), never the wall's time) and the QR.
 import { app, left, now } from './state.js';
 import { at, make, put, say } from './dom.js';
 import { moment, t } from './i18n.js';

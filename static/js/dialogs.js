@@ -23,6 +23,8 @@ export function ask(name, h, p, yes, no) {
 export async function askName(h, value, yes, no) {
 	const field = at('confirm-field');
 	field.value = value;
+	at('confirm-yes').className = 'main';
+	at('confirm-no').className = 'quiet';
 	show('confirm-field', true);
 	field.onkeydown = (event) => {
 		if (event.key !== 'Enter') return;
@@ -34,5 +36,7 @@ export async function askName(h, value, yes, no) {
 	field.select();
 	const sure = await answer;
 	show('confirm-field', false);
+	at('confirm-yes').className = 'grave';
+	at('confirm-no').className = 'main';
 	return sure && field.value.trim();
 }

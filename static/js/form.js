@@ -1,4 +1,4 @@
-// The number field: country picker, and the server's verdict while somebody types. No phone rules live here.
+// The number field: country picker and the server's verdict. No phone rules live here.
 import { app, left } from './state.js';
 import { at, keep, kept, put } from './dom.js';
 import { call } from './server.js';

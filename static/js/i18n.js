@@ -1,4 +1,4 @@
-// The page's languages: texts, plural forms, times. A new language is one file in /i18n and one entry here.
+// The page's languages. A new one is a file in /i18n and an entry here.
 import { all, keep, kept } from './dom.js';
 
 export const LANGUAGES = { ru: 'Русский', en: 'English' };

@@ -1,4 +1,4 @@
-// The panels below the card: several numbers, and the journal for whoever looks after the machine.
+// The panels below the card: several numbers, and the journal.
 import { app, changed } from './state.js';
 import { at, make, on, put, show } from './dom.js';
 import { call, SESSIONS } from './server.js';

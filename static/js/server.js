@@ -1,4 +1,4 @@
-// Speaks with the appliance: HTTP calls, and one WebSocket that comes back by itself. It reports and decides nothing.
+// Speaks with the appliance: HTTP calls, and one WebSocket that comes back by itself.
 import { lang } from './i18n.js';
 
 export const SESSIONS = '/api/v1/sessions';

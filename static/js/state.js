@@ -1,14 +1,14 @@
-// What the page knows at this moment and which face that means. Nothing here touches the document.
+// What the page knows at this moment, and which face that means.
 const NOTHING = {
 	status: null, // the last session-status
 	statusAt: 0,
-	code: null, // { text, phone, until, total, replaced }; `until` on performance.now()'s clock
-	ended: null, // why the last code ended, until somebody moves on
+	code: null, // { text, phone, until, total, replaced }
+	ended: null, // why the last code ended
 	qr: null, // the server's SVG text
 	qrUntil: Infinity,
 	pending: false, // asked, and no answer yet
-	wantForm: false, // the number field, although the session is linked or in trouble
-	typed: null, // { number, country, new: the number for the eye }, in memory only
+	wantForm: false, // the number field in any state
+	typed: null, // { number, country, new: for the eye }
 	error: null, // { code, message, linkId }
 	hold: 0, // asking again is pointless until then
 };

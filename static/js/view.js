@@ -1,4 +1,4 @@
-// Paints the face that fits the state: section, words, title, focus. It asks nothing of the server.
+// Paints the face that fits the state: section, words, title, focus.
 import { app, face, left, now } from './state.js';
 import { all, at, put, say, show } from './dom.js';
 import { has, moment, parts, t } from './i18n.js';
@@ -81,7 +81,7 @@ const painters = {
 
 function qr(which) {
 	const place = main.querySelector(`[data-for=${which}] .qr-place`);
-	const wanted = place && (which === 'code' || app.status.state === 'AWAITING_SCAN') && left(app.qrUntil);
+	const wanted = place && (app.code || app.status.state === 'AWAITING_SCAN') && left(app.qrUntil);
 	const drawn = drawQr(wanted ? app.qr : null);
 	if (drawn && at('qr-box').parentNode !== place) place.append(at('qr-box'));
 	show('qr-box', drawn);
