@@ -1,4 +1,8 @@
-//! Hairpin.
+//! Hairpin: links a salon's WhatsApp by pairing code and keeps it linked.
+//!
+//! Imports point down only: `phone`, `mask`, `secret`, `error` ← `store` ← `link` ← `session` ← `web` ← `app`.
+
+pub mod config;
 pub mod error;
 pub mod link;
 pub mod mask;
