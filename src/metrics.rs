@@ -1,7 +1,6 @@
 //! Owns the counters (contract section 6): their names, their help, their two outputs.
 //! A label never holds a number; the help of a metric is its field's doc comment.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -15,7 +14,6 @@ use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
 
 use crate::error::Code;
-use crate::session::State;
 
 /// How a request for a code ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -48,23 +46,24 @@ const OUTCOMES: [Outcome; 10] = [
 
 const REASONS: [&str; 4] = ["restart", "lost", "too_fast", "asked"];
 
-const STATES: [State; 16] = [
-    State::Unlinked,
-    State::Connecting,
-    State::AwaitingCodeEntry,
-    State::AwaitingScan,
-    State::Linking,
-    State::Connected,
-    State::Reconnecting,
-    State::LoggedOut,
-    State::Replaced,
-    State::Banned,
-    State::Locked,
-    State::PasskeyRequired,
-    State::Outdated,
-    State::HalfLinked,
-    State::StoreUnavailable,
-    State::Failed,
+/// The states of contract section 3.
+const STATES: [&str; 16] = [
+    "UNLINKED",
+    "CONNECTING",
+    "AWAITING_CODE_ENTRY",
+    "AWAITING_SCAN",
+    "LINKING",
+    "CONNECTED",
+    "RECONNECTING",
+    "LOGGED_OUT",
+    "REPLACED",
+    "BANNED",
+    "LOCKED",
+    "PASSKEY_REQUIRED",
+    "OUTDATED",
+    "HALF_LINKED",
+    "STORE_UNAVAILABLE",
+    "FAILED",
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -137,17 +136,17 @@ impl Metrics {
             login_failures: Counter::default(),
         };
         for outcome in OUTCOMES {
-            metrics.pairing_requests.get_or_create(&ByOutcome { outcome });
+            drop(metrics.pairing_requests.get_or_create(&ByOutcome { outcome }));
         }
         for was_linked in [true, false] {
-            metrics.phone_mismatch.get_or_create(&ByWasLinked {
+            drop(metrics.phone_mismatch.get_or_create(&ByWasLinked {
                 was_linked: was_linked.to_string(),
-            });
+            }));
         }
         for reason in REASONS {
-            metrics.reconnects.get_or_create(&ByReason {
+            drop(metrics.reconnects.get_or_create(&ByReason {
                 reason: reason.to_owned(),
-            });
+            }));
         }
         metrics.registered()
     }
@@ -237,13 +236,13 @@ impl Metrics {
             .inc();
     }
 
-    /// A session came into a state.
-    pub fn state(&self, session: &str, state: State) {
+    /// A session came into a state, named as the contract does.
+    pub fn state(&self, session: &str, state: &str) {
         for other in STATES {
             self.link_state
                 .get_or_create(&ByState {
                     session: session.to_owned(),
-                    state: state_name(other),
+                    state: other.to_owned(),
                 })
                 .set(i64::from(other == state));
         }
@@ -254,7 +253,7 @@ impl Metrics {
         for state in STATES {
             self.link_state.remove(&ByState {
                 session: session.to_owned(),
-                state: state_name(state),
+                state: state.to_owned(),
             });
         }
     }
@@ -317,18 +316,6 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-fn state_name(state: State) -> String {
-    let mut name = String::new();
-    for (index, letter) in format!("{state:?}").chars().enumerate() {
-        if letter.is_uppercase() && index > 0 {
-            name.push('_');
-        }
-        // Writing into a String does not fail.
-        let _ = write!(name, "{}", letter.to_uppercase());
-    }
-    name
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,7 +323,7 @@ mod tests {
     #[test]
     fn every_metric_of_the_contract_is_there_at_zero() {
         let metrics = Metrics::new();
-        metrics.state("salon", State::AwaitingCodeEntry);
+        metrics.state("salon", "AWAITING_CODE_ENTRY");
         let text = metrics.text();
         for sample in [
             "hairpin_pairing_requests_total{outcome=\"shown\"} 0",
