@@ -120,6 +120,7 @@ fn finer(code: Code, reason: &str) -> Option<(&'static str, &'static str)> {
     Some(words)
 }
 
+#[expect(clippy::too_many_lines, reason = "a list reads best in one piece")]
 fn plain(code: Code) -> (&'static str, &'static str) {
     match code {
         Code::InvalidPhoneFormat => (

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// A login nobody uses ends after this.
-const IDLE: Duration = Duration::from_secs(12 * 60 * 60);
+const IDLE: Duration = Duration::from_hours(12);
 /// Every login ends after this.
-const TOTAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const TOTAL: Duration = Duration::from_hours(30 * 24);
 /// More browsers than a salon has; the longest unused makes room.
 const MOST: usize = 256;
 
