@@ -195,7 +195,8 @@ impl Access {
     pub fn login(&self, presented: &str) -> Result<Option<SecretText>, AccessError> {
         let mut raw = Zeroizing::new([0_u8; 32]);
         getrandom::fill(&mut *raw).map_err(|_| AccessError::Random)?;
-        let token = base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, &*raw);
+        let token =
+            base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, raw.as_slice());
         let token = SecretText::new(token);
         // Under the key's lock, so that a rotation cannot slip between the comparison and the login.
         let key = self.key.read().unwrap_or_else(PoisonError::into_inner);

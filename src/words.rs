@@ -245,7 +245,10 @@ mod tests {
             assert!(ru.chars().any(|c| ('а'..='я').contains(&c)), "{code}: {ru}");
             assert!(en.is_ascii() && en.len() > 20, "{code}: {en}");
             for line in [ru, en] {
-                assert!(!line.contains('\n') && line.ends_with('.'), "{code}: {line}");
+                assert!(
+                    !line.contains('\n') && line.ends_with('.'),
+                    "{code}: {line}"
+                );
             }
         }
     }

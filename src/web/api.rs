@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderValue};
 use serde::{Deserialize, Serialize};
 use warp::Filter as _;
 use warp::Reply as _;
@@ -93,50 +93,57 @@ pub(super) fn filters(web: &Arc<Web>) -> BoxedFilter<(Response,)> {
         .and(warp::get())
         .and(web.clone())
         .map(|id: String, web: Arc<Web>| carry(web.status(&id).map(|s| json(StatusCode::OK, &s))));
-    let put = session()
-        .and(warp::put())
-        .and(web.clone())
-        .and(body())
-        .then(|id: String, web: Arc<Web>, body: Bytes| async move { carry(web.put(&id, &body).await) });
+    let put =
+        session()
+            .and(warp::put())
+            .and(web.clone())
+            .and(body())
+            .then(|id: String, web: Arc<Web>, body: Bytes| async move {
+                carry(web.put(&id, &body).await)
+            });
     let remove = session()
         .and(warp::delete())
         .and(web.clone())
         .and(ctx())
-        .then(|id: String, web: Arc<Web>, ctx: Ctx| async move { carry(web.remove(&id, &ctx).await) });
-    let unlink = link()
-        .and(warp::delete())
-        .and(web.clone())
-        .and(ctx())
-        .then(|id: String, web: Arc<Web>, ctx: Ctx| async move {
+        .then(
+            |id: String, web: Arc<Web>, ctx: Ctx| async move { carry(web.remove(&id, &ctx).await) },
+        );
+    let unlink = link().and(warp::delete()).and(web.clone()).and(ctx()).then(
+        |id: String, web: Arc<Web>, ctx: Ctx| async move {
             let done = web.sessions.unlink(&id, ctx.asker(By::Api)).await;
             carry(answered(done, StatusCode::NO_CONTENT))
-        });
-    let reconnect = again()
-        .and(warp::post())
-        .and(web.clone())
-        .and(ctx())
-        .then(|id: String, web: Arc<Web>, ctx: Ctx| async move {
+        },
+    );
+    let reconnect = again().and(warp::post()).and(web.clone()).and(ctx()).then(
+        |id: String, web: Arc<Web>, ctx: Ctx| async move {
             let done = web.sessions.reconnect(&id, ctx.asker(By::Api)).await;
             carry(answered(done, StatusCode::ACCEPTED))
-        });
+        },
+    );
     let request = code()
         .and(warp::post())
         .and(web.clone())
         .and(ctx())
         .and(body())
-        .then(|id: String, web: Arc<Web>, ctx: Ctx, body: Bytes| async move {
-            carry(web.request_code(&id, &ctx, &body).await)
-        });
-    let cancel = code()
-        .and(warp::delete())
-        .and(web.clone())
-        .and(ctx())
-        .then(|id: String, web: Arc<Web>, ctx: Ctx| async move {
+        .then(
+            |id: String, web: Arc<Web>, ctx: Ctx, body: Bytes| async move {
+                carry(web.request_code(&id, &ctx, &body).await)
+            },
+        );
+    let cancel = code().and(warp::delete()).and(web.clone()).and(ctx()).then(
+        |id: String, web: Arc<Web>, ctx: Ctx| async move {
             let done = web.sessions.cancel(&id, ctx.asker(By::Api)).await;
             carry(answered(done, StatusCode::NO_CONTENT))
-        });
+        },
+    );
     let sessions = list.or(one).unify().or(put).unify().or(remove).unify();
-    let links = unlink.or(reconnect).unify().or(request).unify().or(cancel).unify();
+    let links = unlink
+        .or(reconnect)
+        .unify()
+        .or(request)
+        .unify()
+        .or(cancel)
+        .unify();
     sessions
         .or(links)
         .unify()
@@ -219,7 +226,11 @@ impl Web {
             return Err(Problem::bad_name());
         }
         let added = self.sessions.put(id, name).await?;
-        let status = if added { StatusCode::CREATED } else { StatusCode::OK };
+        let status = if added {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
         let mut response = match self.sessions.view(id) {
             Some(view) => json(status, &view.status),
             // Somebody removed it meanwhile.

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use http::header::{self, HeaderMap, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderValue};
 use rust_embed::{EmbeddedFile, RustEmbed};
 use warp::Filter as _;
 use warp::Reply as _;
@@ -12,7 +12,7 @@ use warp::filters::BoxedFilter;
 use warp::path::FullPath;
 use warp::reply::Response;
 
-use super::problem::{Outcome, Problem, carry, empty};
+use super::problem::empty;
 
 #[derive(RustEmbed)]
 #[folder = "static/"]
@@ -23,12 +23,14 @@ pub(super) fn exists(path: &str) -> bool {
     find(path).is_some()
 }
 
-/// The page's files, each by its path.
+/// The page's files, each by its path. What is no file of it is left to the other filters' refusals.
 pub(super) fn filter() -> BoxedFilter<(Response,)> {
     warp::get()
         .and(warp::path::full())
         .and(warp::header::headers_cloned())
-        .map(|path: FullPath, headers: HeaderMap| carry(answer(path.as_str(), &headers)))
+        .and_then(|path: FullPath, headers: HeaderMap| {
+            std::future::ready(answer(path.as_str(), &headers).ok_or_else(warp::reject::not_found))
+        })
         .boxed()
 }
 
@@ -42,8 +44,8 @@ fn find(path: &str) -> Option<(EmbeddedFile, &'static str)> {
     Some((Files::get(name)?, kind))
 }
 
-fn answer(path: &str, headers: &HeaderMap) -> Outcome {
-    let (file, kind) = find(path).ok_or_else(Problem::not_found)?;
+fn answer(path: &str, headers: &HeaderMap) -> Option<Response> {
+    let (file, kind) = find(path)?;
     let etag = etag(&file);
     let mut response = if is_known(headers, &etag) {
         empty(StatusCode::NOT_MODIFIED)
@@ -63,7 +65,7 @@ fn answer(path: &str, headers: &HeaderMap) -> Outcome {
     if let Ok(etag) = HeaderValue::from_str(&etag) {
         headers.insert(header::ETAG, etag);
     }
-    Ok(response)
+    Some(response)
 }
 
 fn etag(file: &EmbeddedFile) -> String {

@@ -60,7 +60,9 @@ fn is_json(headers: &HeaderMap) -> bool {
     let mut pieces = text.split(';').map(str::trim);
     let essence = pieces.next().unwrap_or_default();
     essence.eq_ignore_ascii_case("application/json")
-        && pieces.all(|p| p.eq_ignore_ascii_case("charset=utf-8") || p.eq_ignore_ascii_case("charset=\"utf-8\""))
+        && pieces.all(|p| {
+            p.eq_ignore_ascii_case("charset=utf-8") || p.eq_ignore_ascii_case("charset=\"utf-8\"")
+        })
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub(super) struct Conns {
     /// By age. Held for a scan of at most `limits.connections` entries, never while waiting.
     table: Mutex<BTreeMap<u64, Arc<Entry>>>,
     next: AtomicU64,
+    stopping: AtomicBool,
     /// Whoever stops waits until it is zero.
     open: watch::Sender<usize>,
 }
@@ -73,7 +74,8 @@ impl Entry {
 
     /// Notes that the client took or gave something.
     pub(super) fn progressed(&self) {
-        self.progress.store(millis(self.start.elapsed()), Ordering::Relaxed);
+        self.progress
+            .store(millis(self.start.elapsed()), Ordering::Relaxed);
     }
 
     fn is_idle(&self) -> bool {
@@ -105,6 +107,7 @@ impl Conns {
             limits,
             table: Mutex::default(),
             next: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
             open: watch::Sender::new(0),
         })
     }
@@ -142,6 +145,11 @@ impl Conns {
         })
     }
 
+    /// From now on nobody is waited for.
+    pub(super) fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
     /// Returns when no connection is left.
     pub(super) async fn empty(&self) {
         // The sender lives in `self`, so waiting cannot fail.
@@ -161,6 +169,10 @@ impl Conns {
 }
 
 impl Slot {
+    pub(super) fn is_stopping(&self) -> bool {
+        self.conns.stopping.load(Ordering::Relaxed)
+    }
+
     pub(super) fn entry(&self) -> &Arc<Entry> {
         &self.entry
     }
@@ -245,7 +257,7 @@ mod tests {
     #[test]
     fn a_burst_of_young_connections_is_borne_up_to_a_bound() {
         let conns = Conns::new(Limits {
-            young: Duration::from_secs(3600),
+            young: Duration::from_hours(1),
             ..limits()
         });
         let slots = admit(&conns, HERE, 5);

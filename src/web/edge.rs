@@ -112,10 +112,14 @@ impl Edge {
 
     async fn admit(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         arrival: &Arrival,
         lang: Lang,
     ) -> Result<Response, Problem> {
+        if *request.method() == Method::HEAD {
+            // hyper remembers, and leaves the body out.
+            *request.method_mut() = Method::GET;
+        }
         let admitted = self
             .guard
             .check(&request, arrival.peer.ip(), arrival.local)
@@ -150,24 +154,21 @@ impl Edge {
         Problem::uncarried(response)
     }
 
-    /// Which door the request stands at; it also turns a `HEAD` into its `GET` (hyper leaves the body out).
+    /// Which door the request stands at.
     async fn find_route(
         &self,
         request: &Request<Incoming>,
         admitted: &Admitted,
     ) -> Result<(Door, Wants), Problem> {
         let path = request.uri().path();
-        let method = match *request.method() {
-            Method::HEAD => Method::GET,
-            ref method => method.clone(),
-        };
+        let method = request.method();
         check_upgrade(request.headers(), path)?;
         let mut routes: Vec<&Route> = routes_of(path).collect();
-        if let Some(route) = routes.iter().find(|route| route.method == method) {
+        if let Some(route) = routes.iter().find(|route| route.method == *method) {
             return Ok((route.door, route.wants));
         }
         if assets::exists(path) {
-            return if method == Method::GET {
+            return if *method == Method::GET {
                 Ok((Door::Open, Wants::Nothing))
             } else {
                 Err(Problem::method_not_allowed("GET, HEAD".to_owned()))

@@ -49,8 +49,15 @@ impl Guard {
         names.push(format!("{label}.local"));
         names.extend(settings.allowed_hosts.iter().cloned());
         Self {
-            names: names.iter().filter_map(|name| Authority::parse(name)).collect(),
-            proxies: settings.trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
+            names: names
+                .iter()
+                .filter_map(|name| Authority::parse(name))
+                .collect(),
+            proxies: settings
+                .trusted_proxies
+                .iter()
+                .map(IpAddr::to_canonical)
+                .collect(),
             tls: settings.tls,
         }
     }
@@ -117,9 +124,10 @@ impl Guard {
     fn is_ours(&self, host: &Host, port: u16, local: SocketAddr, by_proxy: bool) -> bool {
         // In front of a trusted proxy the port is the proxy's.
         let our_port = by_proxy || port == local.port();
-        let listed = self.names.iter().any(|name| {
-            name.host == *host && name.port.map_or(our_port, |named| named == port)
-        });
+        let listed = self
+            .names
+            .iter()
+            .any(|name| name.host == *host && name.port.map_or(our_port, |named| named == port));
         let address = match host {
             Host::Name(_) => false,
             Host::Address(ip) => ip.is_loopback() || *ip == local.ip().to_canonical(),

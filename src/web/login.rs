@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderValue};
 use serde::Deserialize;
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
@@ -127,16 +127,25 @@ mod tests {
         let plain = cookie("abc", false).expect("a header");
         assert_eq!(plain, "hairpin=abc; Path=/; HttpOnly; SameSite=Strict");
         let tls = cookie("abc", true).expect("a header");
-        assert_eq!(tls, "__Host-hairpin=abc; Path=/; HttpOnly; SameSite=Strict; Secure");
+        assert_eq!(
+            tls,
+            "__Host-hairpin=abc; Path=/; HttpOnly; SameSite=Strict; Secure"
+        );
         let gone = cookie("", false).expect("a header");
-        assert_eq!(gone, "hairpin=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
+        assert_eq!(
+            gone,
+            "hairpin=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0"
+        );
     }
 
     #[test]
     fn the_token_is_found_among_other_cookies() {
         let mut headers = HeaderMap::new();
         headers.append(header::COOKIE, HeaderValue::from_static("a=b; hairpinx=no"));
-        headers.append(header::COOKIE, HeaderValue::from_static("c; __Host-hairpin=tls; hairpin=yes"));
+        headers.append(
+            header::COOKIE,
+            HeaderValue::from_static("c; __Host-hairpin=tls; hairpin=yes"),
+        );
         assert_eq!(token(&headers, false), Some("yes"));
         assert_eq!(token(&headers, true), Some("tls"));
         assert_eq!(token(&HeaderMap::new(), false), None);

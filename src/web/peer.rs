@@ -15,6 +15,7 @@ use super::conns::Slot;
 /// How long, and for how much, a client that still sends is listened to after our last words. Closing with unread
 /// bytes would reset the connection, and the reset overtakes the answer.
 const LINGER: Duration = Duration::from_millis(500);
+const LINGER_AT_STOP: Duration = Duration::from_millis(100);
 const LINGER_BYTES: u64 = 256 * 1024;
 
 /// A client's socket and its place in the table of connections.
@@ -47,7 +48,11 @@ impl Peer {
     }
 
     /// Gives the client `stall` to take anything.
-    fn watch_stall<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn watch_stall<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
             self.answered = true;
@@ -124,6 +129,11 @@ impl Drop for Peer {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
+        let linger = if slot.is_stopping() {
+            LINGER_AT_STOP
+        } else {
+            LINGER
+        };
         runtime.spawn(async move {
             let rest = async {
                 stream.shutdown().await?;
@@ -131,7 +141,7 @@ impl Drop for Peer {
             };
             // It is over either way; there is nobody left to tell.
             tokio::select! {
-                _ = tokio::time::timeout(LINGER, rest) => {}
+                _ = tokio::time::timeout(linger, rest) => {}
                 () = slot.entry().killed() => {}
             }
         });

@@ -4,9 +4,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::sync::broadcast;
 
-use crate::session::{
-    Asker, CodeRequest, PairingCode, RequestError, SessionEvent, Status, View,
-};
+use crate::session::{Asker, CodeRequest, PairingCode, RequestError, SessionEvent, Status, View};
 
 /// The sessions, as seen from the web.
 ///
@@ -24,8 +22,11 @@ pub trait Sessions: Send + Sync + 'static {
     fn subscribe(&self, id: &str) -> Option<(View, broadcast::Receiver<SessionEvent>)>;
 
     /// Asks for a code; resolves once there is one, or with the refusal.
-    async fn request_code(&self, id: &str, request: CodeRequest)
-    -> Result<PairingCode, RequestError>;
+    async fn request_code(
+        &self,
+        id: &str,
+        request: CodeRequest,
+    ) -> Result<PairingCode, RequestError>;
 
     /// Ends the code, or the request for one.
     async fn cancel(&self, id: &str, asker: Asker) -> Result<(), RequestError>;

@@ -1,8 +1,8 @@
 //! Owns how a refusal looks over HTTP: RFC 9457 problem details with our codes.
 //! It must never carry what the client sent.
 
-use http::header::{self, HeaderName, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderName, HeaderValue};
 use serde::Serialize;
 use warp::Reply as _;
 use warp::reply::Response;
@@ -212,7 +212,9 @@ impl From<RequestError> for Problem {
 impl From<PhoneError> for Problem {
     fn from(error: PhoneError) -> Self {
         Self {
-            words: Some(Box::new([error.message(Lang::Ru), error.message(Lang::En)].map(Into::into))),
+            words: Some(Box::new(
+                [error.message(Lang::Ru), error.message(Lang::En)].map(Into::into),
+            )),
             ..Self::from(RequestError {
                 reason: Some(error.reason),
                 ..error.code.into()

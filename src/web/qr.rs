@@ -41,7 +41,11 @@ mod tests {
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>"));
         assert!(!svg.contains("style") && !svg.contains("script") && !svg.contains("<?"));
         let code = QrCode::with_error_correction_level(text, EcLevel::L).expect("short enough");
-        let dark = code.to_colors().iter().filter(|c| **c == Color::Dark).count();
+        let dark = code
+            .to_colors()
+            .iter()
+            .filter(|c| **c == Color::Dark)
+            .count();
         let drawn: usize = svg
             .split('h')
             .skip(1)

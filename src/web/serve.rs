@@ -70,6 +70,7 @@ pub async fn serve(listener: TcpListener, web: Arc<Web>, mut stop: watch::Receiv
         }
     }
     drop(listener);
+    conns.begin_stop();
     if tokio::time::timeout(STOP, conns.empty()).await.is_err() {
         conns.end_all();
         // Whoever is not gone by now is only being dropped.

@@ -81,7 +81,7 @@ impl Throttle {
         });
         failures.count = failures.count.saturating_add(1);
         failures.last = now;
-        Duration::from_millis(50 << failures.count.min(4))
+        Duration::from_millis(25 << failures.count.min(4))
     }
 
     /// Forgets an address that had the right key.

@@ -114,7 +114,9 @@ pub(super) fn error(
 }
 
 pub(super) fn qr(session: &str, qr: Option<&Qr>) -> Text {
-    let svg = qr.and_then(|qr| qr::svg(qr.value.reveal())).map(Zeroizing::new);
+    let svg = qr
+        .and_then(|qr| qr::svg(qr.value.reveal()))
+        .map(Zeroizing::new);
     let data = QrData {
         session,
         value: qr.map(|qr| qr.value.reveal()),
@@ -222,6 +224,10 @@ mod tests {
         let found = value(&qr("salon", Some(&live)));
         assert_eq!(found["data"]["value"], "2@x");
         assert_eq!(found["data"]["expiresIn"], 20);
-        assert!(found["data"]["svg"].as_str().is_some_and(|svg| svg.starts_with("<svg")));
+        assert!(
+            found["data"]["svg"]
+                .as_str()
+                .is_some_and(|svg| svg.starts_with("<svg"))
+        );
     }
 }

@@ -36,6 +36,7 @@ pub(super) const PATH: &str = "/ws";
 const MOST_WAITING: usize = 8;
 /// How long the other side may take to close after we said that we do.
 const FAREWELL: Duration = Duration::from_millis(300);
+const FAREWELL_AT_STOP: Duration = Duration::from_millis(100);
 
 #[derive(Deserialize)]
 struct Query {
@@ -77,10 +78,7 @@ impl Close {
 /// `GET /ws`.
 pub(super) fn filter(web: &Arc<Web>) -> BoxedFilter<(Response,)> {
     let web = Arc::clone(web);
-    let upgrade = warp::ws()
-        .map(Some)
-        .or(warp::any().map(|| None))
-        .unify();
+    let upgrade = warp::ws().map(Some).or(warp::any().map(|| None)).unify();
     warp::path!("ws")
         .and(warp::get())
         .and(warp::ext::get::<Ctx>())
@@ -97,7 +95,11 @@ fn open(web: &Arc<Web>, ctx: Ctx, query: Query, upgrade: Option<ws::Ws>) -> Outc
     // The edge lets nobody in here without one.
     let pass = ctx.pass.clone().ok_or_else(Problem::unauthorized)?;
     let id = query.session.unwrap_or_else(|| DEFAULT_SESSION.to_owned());
-    let lang = query.lang.as_deref().and_then(Lang::of_tag).unwrap_or(ctx.lang);
+    let lang = query
+        .lang
+        .as_deref()
+        .and_then(Lang::of_tag)
+        .unwrap_or(ctx.lang);
     web.sessions.view(&id).ok_or(Code::NoSuchSession)?;
     let web = Arc::clone(web);
     let upgrade = upgrade
@@ -105,7 +107,9 @@ fn open(web: &Arc<Web>, ctx: Ctx, query: Query, upgrade: Option<ws::Ws>) -> Outc
         .max_frame_size(LARGEST)
         .on_upgrade(move |socket| async move {
             let _counted = Counted::new(&web);
-            Conversation::new(web, ctx, pass, Page::new(id, lang), socket).run().await;
+            Conversation::new(web, ctx, pass, Page::new(id, lang), socket)
+                .run()
+                .await;
         });
     Ok(upgrade.into_response())
 }
@@ -175,8 +179,12 @@ impl Conversation {
                 // Hear the other side out, so that it hears us.
                 while sent.is_ok() && matches!(self.socket.next().await, Some(Ok(_))) {}
             };
+            let time = match close {
+                Close::Stopping => FAREWELL_AT_STOP,
+                _ => FAREWELL,
+            };
             // Whoever does not listen is left without.
-            let _ = tokio::time::timeout(FAREWELL, farewell).await;
+            let _ = tokio::time::timeout(time, farewell).await;
         } else {
             // The echo of the other side's own close.
             let _ = tokio::time::timeout(FAREWELL, self.socket.flush()).await;
@@ -285,7 +293,10 @@ impl Conversation {
     }
 
     /// What came from the page; the answer is what to send at once.
-    fn message(&mut self, message: Option<Result<ws::Message, warp::Error>>) -> Result<Vec<Text>, Close> {
+    fn message(
+        &mut self,
+        message: Option<Result<ws::Message, warp::Error>>,
+    ) -> Result<Vec<Text>, Close> {
         let message = match message {
             None => return Err(Close::Gone),
             Some(Err(error)) => return Err(broken(&error)),
@@ -329,7 +340,9 @@ impl Conversation {
         let session = self.page.session().to_owned();
         match ask {
             Ask::Code(body) => {
-                let parsed = self.web.parse_phone(&body.phone_number, body.country.as_deref());
+                let parsed = self
+                    .web
+                    .parse_phone(&body.phone_number, body.country.as_deref());
                 let phone = match parsed {
                     Ok(phone) => phone,
                     Err(error) => {
@@ -430,6 +443,10 @@ impl Budget {
         }
         self.over += 1;
         // Told often enough to wait.
-        if self.over > self.most { Err(Close::Flooding) } else { Ok(false) }
+        if self.over > self.most {
+            Err(Close::Flooding)
+        } else {
+            Ok(false)
+        }
     }
 }

@@ -155,7 +155,9 @@ impl Page {
     }
 
     fn is_shown(&self, code: &PairingCode) -> bool {
-        self.shown.as_ref().is_some_and(|shown| shown.code == code.code)
+        self.shown
+            .as_ref()
+            .is_some_and(|shown| shown.code == code.code)
     }
 }
 

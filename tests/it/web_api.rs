@@ -34,14 +34,26 @@ async fn the_page_comes_from_the_binary_and_is_cached_by_its_hash() {
 #[tokio::test]
 async fn a_number_is_read_or_refused_with_its_reason() {
     let app = start().await;
-    let answer = app.ask("POST", "/api/v1/phone", Some(json!({"number": "8 (900) 123-45-67"}))).await;
+    let answer = app
+        .ask(
+            "POST",
+            "/api/v1/phone",
+            Some(json!({"number": "8 (900) 123-45-67"})),
+        )
+        .await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("cache-control"), "no-store");
     assert_eq!(
         answer.json(),
         json!({"e164": "+79001234567", "country": "RU", "kind": "mobile", "masked": "79001***567"})
     );
-    let answer = app.ask("POST", "/api/v1/phone", Some(json!({"number": "", "country": "RU"}))).await;
+    let answer = app
+        .ask(
+            "POST",
+            "/api/v1/phone",
+            Some(json!({"number": "", "country": "RU"})),
+        )
+        .await;
     assert_eq!(answer.status, 422);
     let problem = answer.json();
     assert_eq!(problem["code"], "INVALID_PHONE_FORMAT");
@@ -49,7 +61,11 @@ async fn a_number_is_read_or_refused_with_its_reason() {
     assert_eq!(problem["type"], "about:blank");
     assert_eq!(problem["message"], problem["detail"]);
     let answer = app
-        .ask("POST", "/api/v1/phone", Some(json!({"number": "9001234567", "country": "XX1"})))
+        .ask(
+            "POST",
+            "/api/v1/phone",
+            Some(json!({"number": "9001234567", "country": "XX1"})),
+        )
         .await;
     assert_eq!(answer.status, 422);
     assert_eq!(answer.json()["code"], "INVALID_COUNTRY_CODE");
@@ -59,23 +75,50 @@ async fn a_number_is_read_or_refused_with_its_reason() {
 #[tokio::test]
 async fn sessions_are_listed_added_renamed_and_removed() {
     let app = start().await;
-    let answer = app.ask("PUT", "/api/v1/sessions/second", Some(json!({"name": " Второй "}))).await;
+    let answer = app
+        .ask(
+            "PUT",
+            "/api/v1/sessions/second",
+            Some(json!({"name": " Второй "})),
+        )
+        .await;
     assert_eq!(answer.status, 201);
     assert_eq!(answer.header("location"), "/api/v1/sessions/second");
     assert_eq!(answer.json()["name"], "Второй");
-    let answer = app.ask("PUT", "/api/v1/sessions/second", Some(json!({"name": "Zwei"}))).await;
+    let answer = app
+        .ask(
+            "PUT",
+            "/api/v1/sessions/second",
+            Some(json!({"name": "Zwei"})),
+        )
+        .await;
     assert_eq!(answer.status, 200);
     let list = app.ask("GET", "/api/v1/sessions", None).await.json();
     assert_eq!(list[0]["session"], "salon");
     assert_eq!(list[1]["name"], "Zwei");
     assert_eq!(list[1]["state"], "UNLINKED");
     assert_eq!(list[1]["lastConnected"], json!(null));
-    assert_eq!(app.ask("DELETE", "/api/v1/sessions/second", None).await.status, 204);
+    assert_eq!(
+        app.ask("DELETE", "/api/v1/sessions/second", None)
+            .await
+            .status,
+        204
+    );
     let gone = app.ask("GET", "/api/v1/sessions/second", None).await;
     assert_eq!(gone.status, 404);
     assert_eq!(gone.json()["code"], "NO_SUCH_SESSION");
-    assert_eq!(app.ask("DELETE", "/api/v1/sessions/second", None).await.status, 404);
-    assert_eq!(app.ask("DELETE", "/api/v1/sessions/salon", None).await.status, 409);
+    assert_eq!(
+        app.ask("DELETE", "/api/v1/sessions/second", None)
+            .await
+            .status,
+        404
+    );
+    assert_eq!(
+        app.ask("DELETE", "/api/v1/sessions/salon", None)
+            .await
+            .status,
+        409
+    );
     assert!(!app.script.calls().contains(&"remove salon".to_owned()));
     app.stop().await;
 }
@@ -90,11 +133,18 @@ async fn bad_ids_and_names_are_refused() {
         assert_eq!(answer.json()["reason"], "bad_id");
     }
     for name in ["", "   ", "a\nb", "\u{7}", &"я".repeat(65)] {
-        let answer = app.ask("PUT", "/api/v1/sessions/a", Some(json!({ "name": name }))).await;
+        let answer = app
+            .ask("PUT", "/api/v1/sessions/a", Some(json!({ "name": name })))
+            .await;
         assert_eq!(answer.status, 422, "{name:?}");
     }
     let longest = json!({"name": "я".repeat(64)});
-    assert_eq!(app.ask("PUT", "/api/v1/sessions/a", Some(longest)).await.status, 201);
+    assert_eq!(
+        app.ask("PUT", "/api/v1/sessions/a", Some(longest))
+            .await
+            .status,
+        201
+    );
     app.stop().await;
 }
 
@@ -117,7 +167,12 @@ async fn asking_for_a_code_waits_until_there_is_one() {
         json!({"session": "salon", "code": "ABCD-EFGH", "phoneNumber": "79001***567", "expiresIn": 170,
                "expiresAt": 1_700_000_000_000_i64, "replaced": null})
     );
-    assert_eq!(app.ask("DELETE", "/api/v1/sessions/salon/pairing-code", None).await.status, 204);
+    assert_eq!(
+        app.ask("DELETE", "/api/v1/sessions/salon/pairing-code", None)
+            .await
+            .status,
+        204
+    );
     app.stop().await;
 }
 
@@ -148,7 +203,9 @@ async fn refusals_carry_everything_needed_to_go_on() {
         assert_eq!(answer.status, code.http_status(), "{code}");
         assert_eq!(answer.json()["code"], code.as_str());
     }
-    let answer = app.ask("POST", path, Some(json!({"phoneNumber": "12"}))).await;
+    let answer = app
+        .ask("POST", path, Some(json!({"phoneNumber": "12"})))
+        .await;
     assert_eq!(answer.status, 422);
     let nobody = "/api/v1/sessions/nobody/pairing-code";
     assert_eq!(app.ask("POST", nobody, Some(ask)).await.status, 404);
@@ -171,39 +228,70 @@ async fn a_refusal_speaks_the_askers_language() {
 #[tokio::test]
 async fn links_are_reconnected_and_ended() {
     let app = start().await;
-    let agent = ("User-Agent", format!("curl\u{1b}/8 {}", "x".repeat(300)).replace('\u{1b}', ""));
+    let agent = (
+        "User-Agent",
+        format!("curl\u{1b}/8 {}", "x".repeat(300)).replace('\u{1b}', ""),
+    );
     let path = "/api/v1/sessions/salon/reconnect";
     let answer = app.send("POST", path, &[app.bearer(), agent], "").await;
     assert_eq!(answer.status, 202);
-    let heard = app.script.agents.lock().unwrap()[0].clone().expect("an agent");
+    let heard = app.script.agents.lock().unwrap()[0]
+        .clone()
+        .expect("an agent");
     assert!(heard.starts_with("curl/8 ") && heard.len() == 120);
-    assert_eq!(app.ask("DELETE", "/api/v1/sessions/salon/link", None).await.status, 204);
+    assert_eq!(
+        app.ask("DELETE", "/api/v1/sessions/salon/link", None)
+            .await
+            .status,
+        204
+    );
     *app.script.refuse.lock().unwrap() = Some(Code::StoreUnavailable.into());
-    assert_eq!(app.ask("DELETE", "/api/v1/sessions/salon/link", None).await.status, 507);
-    assert_eq!(app.ask("POST", "/api/v1/sessions/nobody/reconnect", None).await.status, 404);
+    assert_eq!(
+        app.ask("DELETE", "/api/v1/sessions/salon/link", None)
+            .await
+            .status,
+        507
+    );
+    assert_eq!(
+        app.ask("POST", "/api/v1/sessions/nobody/reconnect", None)
+            .await
+            .status,
+        404
+    );
     app.stop().await;
 }
 
 #[tokio::test]
 async fn the_journal_and_the_counters_are_handed_out() {
     let app = start().await;
-    let answer = app.ask("GET", "/api/v1/audit?session=salon&limit=5", None).await;
+    let answer = app
+        .ask("GET", "/api/v1/audit?session=salon&limit=5", None)
+        .await;
     assert_eq!(answer.json(), json!([{"session": "salon", "limit": 5}]));
     let answer = app.ask("GET", "/api/v1/audit", None).await;
     assert_eq!(answer.json(), json!([{"session": null, "limit": 100}]));
     let answer = app.ask("GET", "/api/v1/audit?limit=99999999", None).await;
     assert_eq!(answer.json()[0]["limit"], 10_000);
     for query in ["limit=-1", "limit=many", "limit=1&limit=2"] {
-        let answer = app.ask("GET", &format!("/api/v1/audit?{query}"), None).await;
+        let answer = app
+            .ask("GET", &format!("/api/v1/audit?{query}"), None)
+            .await;
         assert_eq!(answer.status, 400, "{query}");
         assert_eq!(answer.json()["code"], "BAD_MESSAGE");
     }
     let answer = app.ask("GET", "/metrics", None).await;
-    assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
+    assert!(
+        answer
+            .header("content-type")
+            .starts_with("text/plain; version=0.0.4")
+    );
     assert_eq!(answer.body, b"hairpin_reconnects_total 0\n");
     let answer = app.ask("GET", "/api/v1/metrics", None).await;
     assert_eq!(answer.json()["hairpin_reconnects_total"], 0);
-    assert_eq!(app.ask("GET", "/openapi.json", None).await.json()["openapi"], "3.1.0");
+    assert_eq!(
+        app.ask("GET", "/openapi.json", None).await.json()["openapi"],
+        "3.1.0"
+    );
     app.stop().await;
 }
 
@@ -211,21 +299,42 @@ async fn the_journal_and_the_counters_are_handed_out() {
 async fn health_and_readiness_say_no_more_than_they_should() {
     let app = start().await;
     let answer = app.send("GET", "/healthz", &[], "").await;
-    assert_eq!((answer.status, answer.json()), (200, json!({"status": "ok"})));
+    assert_eq!(
+        (answer.status, answer.json()),
+        (200, json!({"status": "ok"}))
+    );
     *app.script.sick.lock().unwrap() = true;
     let answer = app.send("GET", "/healthz", &[], "").await;
-    assert_eq!((answer.status, answer.json()), (503, json!({"status": "unavailable"})));
+    assert_eq!(
+        (answer.status, answer.json()),
+        (503, json!({"status": "unavailable"}))
+    );
 
     let answer = app.send("GET", "/readyz", &[], "").await;
-    assert_eq!((answer.status, answer.json()), (503, json!({"ready": false})));
-    app.script.tell("salon", SessionEvent::Status(a_status("salon", State::Connected)));
+    assert_eq!(
+        (answer.status, answer.json()),
+        (503, json!({"ready": false}))
+    );
+    app.script.tell(
+        "salon",
+        SessionEvent::Status(a_status("salon", State::Connected)),
+    );
     let answer = app.send("GET", "/readyz", &[], "").await;
-    assert_eq!((answer.status, answer.json()), (200, json!({"ready": true})));
+    assert_eq!(
+        (answer.status, answer.json()),
+        (200, json!({"ready": true}))
+    );
     app.script.add("second");
-    app.script.tell("second", SessionEvent::Status(a_status("second", State::Replaced)));
+    app.script.tell(
+        "second",
+        SessionEvent::Status(a_status("second", State::Replaced)),
+    );
     let answer = app.ask("GET", "/readyz", None).await;
     assert_eq!(answer.status, 503);
-    assert_eq!(answer.json()["sessions"][1], json!({"session": "second", "state": "REPLACED"}));
+    assert_eq!(
+        answer.json()["sessions"][1],
+        json!({"session": "second", "state": "REPLACED"})
+    );
     app.stop().await;
 }
 

@@ -10,14 +10,24 @@ fn path(route: &Route) -> String {
 }
 
 async fn hit(app: &App, route: &Route, headers: &[(&str, String)], body: &str) -> Answer {
-    let answer = app.send(route.method.as_str(), &path(route), headers, body).await;
+    let answer = app
+        .send(route.method.as_str(), &path(route), headers, body)
+        .await;
     if answer.status >= 400 && !["/healthz", "/readyz"].contains(&route.path) {
-        assert_eq!(answer.header("content-type"), "application/problem+json", "{route:?}");
+        assert_eq!(
+            answer.header("content-type"),
+            "application/problem+json",
+            "{route:?}"
+        );
         let problem = answer.json();
         assert_eq!(problem["status"], answer.status, "{route:?}");
         assert!(problem["code"].is_string() && problem["detail"].is_string());
     }
-    assert!(answer.header("content-security-policy").starts_with("default-src 'none'"));
+    assert!(
+        answer
+            .header("content-security-policy")
+            .starts_with("default-src 'none'")
+    );
     assert_eq!(answer.header("x-content-type-options"), "nosniff");
     assert_eq!(answer.header("access-control-allow-origin"), "");
     answer
@@ -34,18 +44,29 @@ fn header(name: &'static str, value: &str) -> (&'static str, String) {
 #[tokio::test]
 async fn without_the_key_only_the_open_doors_answer() {
     let app = start().await;
-    let forged = header("Cookie", "hairpin=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+    let forged = header(
+        "Cookie",
+        "hairpin=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    );
     let basic = header("Authorization", "Basic aGFpcnBpbjpoYWlycGlu");
     let empty = header("Authorization", "Bearer ");
     for route in ROUTES {
-        for extra in [vec![], vec![forged.clone()], vec![basic.clone()], vec![empty.clone()]] {
+        for extra in [
+            vec![],
+            vec![forged.clone()],
+            vec![basic.clone()],
+            vec![empty.clone()],
+        ] {
             let headers = [extra, vec![json()]].concat();
             let answer = hit(&app, route, &headers, "{}").await;
             match route.door {
                 // The last try is a wrong key, which is counted.
                 Door::Key => assert!([401, 429].contains(&answer.status), "{route:?} {answer:?}"),
                 Door::Open | Door::OpenMoreWithKey => {
-                    assert!(![401, 403, 404].contains(&answer.status), "{route:?} {answer:?}");
+                    assert!(
+                        ![401, 403, 404].contains(&answer.status),
+                        "{route:?} {answer:?}"
+                    );
                 }
             }
         }
@@ -57,7 +78,10 @@ async fn without_the_key_only_the_open_doors_answer() {
 #[tokio::test]
 async fn a_wrong_key_opens_nothing() {
     let app = start().await;
-    let wrong = header("Authorization", "Bearer hp-00000-00000-00000-00000-00000-00000");
+    let wrong = header(
+        "Authorization",
+        "Bearer hp-00000-00000-00000-00000-00000-00000",
+    );
     for route in ROUTES.iter().filter(|r| r.door == Door::Key) {
         let answer = hit(&app, route, &[wrong.clone(), json()], "{}").await;
         assert!([401, 429].contains(&answer.status), "{route:?}");
@@ -70,7 +94,9 @@ async fn a_wrong_key_opens_nothing() {
 async fn the_cookie_of_a_login_that_is_over_opens_nothing() {
     let app = start().await;
     let cookie = ("Cookie", app.login().await);
-    let answer = app.send("POST", "/logout", std::slice::from_ref(&cookie), "").await;
+    let answer = app
+        .send("POST", "/logout", std::slice::from_ref(&cookie), "")
+        .await;
     assert_eq!(answer.status, 204);
     for route in ROUTES.iter().filter(|r| r.door == Door::Key) {
         let answer = hit(&app, route, &[cookie.clone(), json()], "{}").await;
@@ -108,7 +134,9 @@ async fn a_foreign_host_or_origin_is_refused_everywhere_even_with_the_key() {
     for route in ROUTES.iter().chain([&page, &nothing]) {
         for bad in &foreign {
             let headers = [app.bearer(), json(), bad.clone()];
-            let answer = app.send(route.method.as_str(), &path(route), &headers, "{}").await;
+            let answer = app
+                .send(route.method.as_str(), &path(route), &headers, "{}")
+                .await;
             assert_eq!(answer.status, 403, "{route:?} {bad:?}");
             assert_eq!(answer.json()["code"], "FORBIDDEN_ORIGIN");
         }
@@ -124,9 +152,15 @@ async fn what_a_browser_calls_cross_site_reaches_no_locked_door() {
         let site = header("Sec-Fetch-Site", site);
         for route in ROUTES.iter().filter(|r| r.door == Door::Key) {
             let headers = [app.bearer(), json(), site.clone()];
-            assert_eq!(hit(&app, route, &headers, "{}").await.status, 403, "{route:?}");
+            assert_eq!(
+                hit(&app, route, &headers, "{}").await.status,
+                403,
+                "{route:?}"
+            );
         }
-        let answer = app.send("POST", "/login", &[site.clone(), json()], "{}").await;
+        let answer = app
+            .send("POST", "/login", &[site.clone(), json()], "{}")
+            .await;
         assert_eq!(answer.status, 403);
         let link = app.send("GET", "/healthz", &[site], "").await;
         assert_eq!(link.status, 200);
@@ -174,7 +208,10 @@ async fn an_oversized_body_is_refused_on_every_route() {
         app.address, app.key
     );
     let mut stream = app.dial().await;
-    stream.write_all((head + &chunked).as_bytes()).await.expect("sent");
+    stream
+        .write_all((head + &chunked).as_bytes())
+        .await
+        .expect("sent");
     let answer = crate::web_support::read_answer(&mut stream).await;
     assert_eq!(answer.status, 413);
     assert!(app.script.calls().is_empty());
@@ -199,7 +236,10 @@ async fn no_route_speaks_http2() {
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut raw)).await;
     // Refused or hung up on; a reset is as good.
     let _ = read.expect("the connection ends");
-    assert!(raw.is_empty() || raw.starts_with(b"HTTP/1.1 400"), "{raw:?}");
+    assert!(
+        raw.is_empty() || raw.starts_with(b"HTTP/1.1 400"),
+        "{raw:?}"
+    );
     app.stop().await;
 }
 
@@ -213,7 +253,9 @@ async fn with_the_key_every_route_has_somebody_who_answers() {
             headers.push(json());
             body = "[]";
         }
-        let answer = app.send(route.method.as_str(), &path(route), &headers, body).await;
+        let answer = app
+            .send(route.method.as_str(), &path(route), &headers, body)
+            .await;
         assert_ne!(answer.status, 404, "{route:?}");
         assert_ne!(answer.status, 405, "{route:?}");
         if route.wants == Wants::Json {
@@ -245,7 +287,9 @@ async fn what_is_not_on_the_list_is_not_there() {
         assert_eq!(answer.status, owner, "{method} {path} by the owner");
         assert_eq!(answer.status == 405, !answer.header("allow").is_empty());
     }
-    let answer = app.send("PATCH", "/api/v1/sessions/salon", &[app.bearer()], "").await;
+    let answer = app
+        .send("PATCH", "/api/v1/sessions/salon", &[app.bearer()], "")
+        .await;
     assert_eq!(answer.header("allow"), "DELETE, GET, PUT, HEAD");
     app.stop().await;
 }

@@ -27,7 +27,9 @@ async fn a_head_that_does_not_come_in_time_ends_the_connection() {
     let app = start_with(|settings| settings.limits.head = Duration::from_millis(100)).await;
     let mut silent = app.dial().await;
     let mut half = app.dial().await;
-    half.write_all(b"GET / HTTP/1.1\r\nHost: ").await.expect("sent");
+    half.write_all(b"GET / HTTP/1.1\r\nHost: ")
+        .await
+        .expect("sent");
     let mut dripping = app.dial().await;
     let drip = async {
         while dripping.write_all(b"G").await.is_ok() {
@@ -111,7 +113,10 @@ async fn a_connection_is_used_again_for_the_next_request() {
     let mut stream = app.dial().await;
     let again = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", app.address);
     let last = again.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
-    stream.write_all((again + &last).as_bytes()).await.expect("sent");
+    stream
+        .write_all((again + &last).as_bytes())
+        .await
+        .expect("sent");
     let raw = String::from_utf8(ended(&mut stream).await).expect("text");
     assert_eq!(raw.matches("HTTP/1.1 200 OK").count(), 2, "{raw}");
     app.stop().await;

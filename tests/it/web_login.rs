@@ -12,7 +12,9 @@ async fn try_key(app: &App, key: &str, extra: &[(&str, String)]) -> Answer {
 }
 
 async fn sessions(app: &App, header: (&str, String)) -> u16 {
-    app.send("GET", "/api/v1/sessions", &[header], "").await.status
+    app.send("GET", "/api/v1/sessions", &[header], "")
+        .await
+        .status
 }
 
 #[tokio::test]
@@ -25,11 +27,17 @@ async fn the_key_becomes_a_cookie_that_opens_the_api() {
     for part in ["HttpOnly", "SameSite=Strict", "Path=/"] {
         assert!(cookie.contains(part), "{cookie}");
     }
-    assert!(!cookie.contains("Secure"), "plain HTTP would not send it back");
+    assert!(
+        !cookie.contains("Secure"),
+        "plain HTTP would not send it back"
+    );
     assert!(!cookie.contains(&app.key[3..8]));
     let pair = cookie.split(';').next().expect("a pair").to_owned();
     assert_eq!(sessions(&app, ("Cookie", pair.clone())).await, 200);
-    assert_eq!(sessions(&app, ("Cookie", format!("other=1; {pair}"))).await, 200);
+    assert_eq!(
+        sessions(&app, ("Cookie", format!("other=1; {pair}"))).await,
+        200
+    );
     assert_eq!(sessions(&app, ("Cookie", format!("{pair}x"))).await, 401);
     app.stop().await;
 }
@@ -40,9 +48,17 @@ async fn under_tls_the_cookie_is_bound_to_it() {
     let tls = ("X-Forwarded-Proto", "https".to_owned());
     let answer = try_key(&app, &app.key, &[tls.clone()]).await;
     let cookie = answer.header("set-cookie");
-    assert!(cookie.starts_with("__Host-hairpin=") && cookie.contains("; Secure"), "{cookie}");
-    let pair = ("Cookie", cookie.split(';').next().expect("a pair").to_owned());
-    let answer = app.send("GET", "/api/v1/sessions", &[pair.clone(), tls], "").await;
+    assert!(
+        cookie.starts_with("__Host-hairpin=") && cookie.contains("; Secure"),
+        "{cookie}"
+    );
+    let pair = (
+        "Cookie",
+        cookie.split(';').next().expect("a pair").to_owned(),
+    );
+    let answer = app
+        .send("GET", "/api/v1/sessions", &[pair.clone(), tls], "")
+        .await;
     assert_eq!(answer.status, 200);
     assert_eq!(sessions(&app, pair).await, 401, "not without TLS");
     app.stop().await;
@@ -77,10 +93,21 @@ async fn a_lockout_does_not_reach_other_addresses_nor_those_who_are_in() {
     for _ in 0..6 {
         try_key(&app, "hp-wrong", &[from("203.0.113.5")]).await;
     }
-    assert_eq!(try_key(&app, &app.key, &[from("203.0.113.5")]).await.status, 429);
-    assert_eq!(try_key(&app, &app.key, &[from("203.0.113.6")]).await.status, 204);
+    assert_eq!(
+        try_key(&app, &app.key, &[from("203.0.113.5")]).await.status,
+        429
+    );
+    assert_eq!(
+        try_key(&app, &app.key, &[from("203.0.113.6")]).await.status,
+        204
+    );
     let headers = [inside, from("203.0.113.5")];
-    assert_eq!(app.send("GET", "/api/v1/sessions", &headers, "").await.status, 200);
+    assert_eq!(
+        app.send("GET", "/api/v1/sessions", &headers, "")
+            .await
+            .status,
+        200
+    );
     app.stop().await;
 }
 
@@ -104,7 +131,11 @@ async fn guessing_by_bearer_is_limited_as_well() {
     }
     assert_eq!(sessions(&app, wrong()).await, 429);
     assert_eq!(sessions(&app, app.bearer()).await, 429);
-    assert_eq!(try_key(&app, &app.key, &[]).await.status, 204, "the page is another door");
+    assert_eq!(
+        try_key(&app, &app.key, &[]).await.status,
+        204,
+        "the page is another door"
+    );
     app.stop().await;
 }
 
@@ -113,13 +144,18 @@ async fn logging_out_closes_the_logins_sockets_and_no_others() {
     let app = start().await;
     let cookie = ("Cookie", app.login().await);
     let origin = ("Origin", app.origin());
-    let mut mine = app.try_socket("", &[cookie.clone(), origin.clone()]).await.expect("in");
+    let mut mine = app
+        .try_socket("", &[cookie.clone(), origin.clone()])
+        .await
+        .expect("in");
     let other = ("Cookie", app.login().await);
     let mut others = app.try_socket("", &[other, origin]).await.expect("in");
     mine.next().await;
     others.next().await;
 
-    let answer = app.send("POST", "/logout", std::slice::from_ref(&cookie), "").await;
+    let answer = app
+        .send("POST", "/logout", std::slice::from_ref(&cookie), "")
+        .await;
     assert_eq!(answer.status, 204);
     assert!(answer.header("set-cookie").contains("Max-Age=0"));
     assert_eq!(mine.closed().await, 4401);

@@ -126,7 +126,10 @@ impl Script {
 impl Sessions for Script {
     fn list(&self) -> Vec<Status> {
         let slots = self.slots.lock().unwrap();
-        slots.values().map(|(view, _)| view.status.clone()).collect()
+        slots
+            .values()
+            .map(|(view, _)| view.status.clone())
+            .collect()
     }
 
     fn view(&self, id: &str) -> Option<View> {
@@ -176,7 +179,14 @@ impl Sessions for Script {
             self.add(id);
         }
         self.call("put", id, None)?;
-        self.slots.lock().unwrap().get_mut(id).expect("a slot").0.status.name = name.into();
+        self.slots
+            .lock()
+            .unwrap()
+            .get_mut(id)
+            .expect("a slot")
+            .0
+            .status
+            .name = name.into();
         Ok(added)
     }
 
@@ -346,11 +356,17 @@ impl App {
     }
 
     /// Opens a WebSocket, or comes back with the status of the refusal.
-    pub async fn try_socket(&self, query: &str, headers: &[(&'static str, String)]) -> Result<Socket, u16> {
+    pub async fn try_socket(
+        &self,
+        query: &str,
+        headers: &[(&'static str, String)],
+    ) -> Result<Socket, u16> {
         let url = format!("ws://{}/ws{query}", self.address);
         let mut request = url.into_client_request().expect("a request");
         for (name, value) in headers {
-            request.headers_mut().insert(*name, value.parse().expect("a header"));
+            request
+                .headers_mut()
+                .insert(*name, value.parse().expect("a header"));
         }
         match tokio_tungstenite::connect_async(request).await {
             Ok((inner, _)) => Ok(Socket { inner }),

@@ -13,37 +13,52 @@ use crate::web_support::{Plan, Socket, a_code, a_status, eventually, start, star
 
 async fn ask_for_code(socket: &mut Socket, id: &str) {
     let data = json!({"phoneNumber": "+79001234567"});
-    socket.send(json!({"event": "request-pairing-code", "data": data, "id": id})).await;
+    socket
+        .send(json!({"event": "request-pairing-code", "data": data, "id": id}))
+        .await;
 }
 
 #[tokio::test]
 async fn a_socket_wants_a_key_an_own_origin_and_a_session() {
     let app = start().await;
-    let refused = |query, headers| {
-        let app = &app;
-        async move { app.try_socket(query, headers).await.expect_err("refused") }
+    let refused = async |query, headers: &[(&'static str, String)]| {
+        app.try_socket(query, headers).await.expect_err("refused")
     };
     let cookie = ("Cookie", app.login().await);
     let origin = ("Origin", app.origin());
     assert_eq!(refused("", &[]).await, 401);
-    assert_eq!(refused("", &[cookie.clone()]).await, 403, "a cookie wants an Origin");
-    assert_eq!(refused("", &[cookie.clone(), ("Origin", "null".into())]).await, 403);
+    assert_eq!(
+        refused("", &[cookie.clone()]).await,
+        403,
+        "a cookie wants an Origin"
+    );
+    assert_eq!(
+        refused("", &[cookie.clone(), ("Origin", "null".into())]).await,
+        403
+    );
     let foreign = ("Origin", "http://evil.example".to_owned());
     assert_eq!(refused("", &[cookie.clone(), foreign.clone()]).await, 403);
     assert_eq!(refused("", &[app.bearer(), foreign]).await, 403);
-    assert_eq!(refused("", &[app.bearer(), ("Host", "evil.example".into())]).await, 403);
+    assert_eq!(
+        refused("", &[app.bearer(), ("Host", "evil.example".into())]).await,
+        403
+    );
     assert_eq!(refused("?session=nobody", &[app.bearer()]).await, 404);
     assert!(app.try_socket("", &[app.bearer()]).await.is_ok());
     assert!(app.try_socket("", &[cookie, origin]).await.is_ok());
     let plain = app.ask("GET", "/ws", None).await;
-    assert_eq!((plain.status, plain.json()["code"].clone()), (400, json!("BAD_MESSAGE")));
+    assert_eq!(
+        (plain.status, plain.json()["code"].clone()),
+        (400, json!("BAD_MESSAGE"))
+    );
     app.stop().await;
 }
 
 #[tokio::test]
 async fn a_new_page_is_told_what_is_live() {
     let app = start().await;
-    app.script.tell("salon", SessionEvent::Code(a_code("ABCD-EFGH")));
+    app.script
+        .tell("salon", SessionEvent::Code(a_code("ABCD-EFGH")));
     app.script.tell(
         "salon",
         SessionEvent::Qr(Some(Qr {
@@ -62,7 +77,11 @@ async fn a_new_page_is_told_what_is_live() {
     assert!(code.get("id").is_none());
     let qr = socket.next().await;
     assert_eq!(qr["data"]["value"], "2@abc");
-    assert!(qr["data"]["svg"].as_str().is_some_and(|svg| !svg.contains("style")));
+    assert!(
+        qr["data"]["svg"]
+            .as_str()
+            .is_some_and(|svg| !svg.contains("style"))
+    );
     eventually("counted", || app.counts.websockets() == 1).await;
     drop(socket);
     eventually("gone", || app.counts.websockets() == 0).await;
@@ -79,13 +98,23 @@ async fn everybody_gets_the_code_and_the_asker_gets_it_once_with_its_id() {
     app.script.plan(Plan::Code(a_code("ABCD-EFGH")));
     ask_for_code(&mut asker, "7").await;
     let answer = asker.next().await;
-    assert_eq!((&answer["event"], &answer["id"]), (&json!("pairing-code"), &json!("7")));
+    assert_eq!(
+        (&answer["event"], &answer["id"]),
+        (&json!("pairing-code"), &json!("7"))
+    );
     assert_eq!(other.next().await["data"]["code"], "ABCD-EFGH");
-    app.script.tell("salon", SessionEvent::CodeEnded(EndReason::Expired));
+    app.script
+        .tell("salon", SessionEvent::CodeEnded(EndReason::Expired));
     for socket in [&mut asker, &mut other] {
         let ended = socket.next().await;
-        assert_eq!(ended["event"], "pairing-code-ended", "and nothing in between");
-        assert_eq!(ended["data"], json!({"session": "salon", "reason": "expired"}));
+        assert_eq!(
+            ended["event"], "pairing-code-ended",
+            "and nothing in between"
+        );
+        assert_eq!(
+            ended["data"],
+            json!({"session": "salon", "reason": "expired"})
+        );
     }
     app.stop().await;
 }
@@ -103,7 +132,8 @@ async fn asking_again_for_a_live_code_answers_only_the_asker() {
     app.script.plan(Plan::Again(code));
     ask_for_code(&mut asker, "8").await;
     assert_eq!(asker.next().await["id"], "8");
-    app.script.tell("salon", SessionEvent::CodeEnded(EndReason::Linked));
+    app.script
+        .tell("salon", SessionEvent::CodeEnded(EndReason::Linked));
     assert_eq!(other.next().await["event"], "pairing-code-ended");
     app.stop().await;
 }
@@ -121,7 +151,10 @@ async fn a_request_that_waits_blocks_nothing_and_its_refusal_is_nobody_elses() {
     eventually("asked", || !app.script.calls().is_empty()).await;
     asker.send(json!({"event": "nonsense", "id": "2"})).await;
     assert_eq!(asker.next().await["id"], "2", "answered meanwhile");
-    app.script.tell("salon", SessionEvent::Status(a_status("salon", State::Connecting)));
+    app.script.tell(
+        "salon",
+        SessionEvent::Status(a_status("salon", State::Connecting)),
+    );
     assert_eq!(asker.next().await["data"]["state"], "CONNECTING");
     outcome
         .send(Err(RequestError {
@@ -137,11 +170,19 @@ async fn a_request_that_waits_blocks_nothing_and_its_refusal_is_nobody_elses() {
     assert_eq!(refusal["data"]["linkId"], "k3");
     assert_eq!(refusal["data"]["oldPhone"], "79009***111");
     assert_eq!(refusal["data"]["retryAfter"], 60);
-    assert!(refusal["data"]["message"].as_str().is_some_and(|m| m.contains("привязан")));
+    assert!(
+        refusal["data"]["message"]
+            .as_str()
+            .is_some_and(|m| m.contains("привязан"))
+    );
     assert_eq!(other.next().await["data"]["state"], "CONNECTING");
-    app.script.tell("salon", SessionEvent::Error(Code::WrongPhoneLinked.into()));
+    app.script
+        .tell("salon", SessionEvent::Error(Code::WrongPhoneLinked.into()));
     let news = other.next().await;
-    assert_eq!(news["data"]["code"], "WRONG_PHONE_LINKED", "nothing of the refusal before it");
+    assert_eq!(
+        news["data"]["code"], "WRONG_PHONE_LINKED",
+        "nothing of the refusal before it"
+    );
     app.stop().await;
 }
 
@@ -151,7 +192,9 @@ async fn a_wrong_number_is_refused_with_its_reason_and_never_asked_for() {
     let mut socket = app.socket("?lang=en").await;
     socket.next().await;
     let data = json!({"phoneNumber": ""});
-    socket.send(json!({"event": "request-pairing-code", "data": data, "id": "x"})).await;
+    socket
+        .send(json!({"event": "request-pairing-code", "data": data, "id": "x"}))
+        .await;
     let error = socket.next().await;
     assert_eq!(error["data"]["code"], "INVALID_PHONE_FORMAT");
     assert_eq!(error["data"]["reason"], "empty");
@@ -165,7 +208,13 @@ async fn nonsense_is_answered_and_the_socket_stays() {
     let app = start().await;
     let mut socket = app.socket("").await;
     socket.next().await;
-    for text in ["", "hello", "[]", "{}", r#"{"event":"request-pairing-code","data":{"phoneNumber":7}}"#] {
+    for text in [
+        "",
+        "hello",
+        "[]",
+        "{}",
+        r#"{"event":"request-pairing-code","data":{"phoneNumber":7}}"#,
+    ] {
         socket.send_text(text).await;
         let error = socket.next().await;
         assert_eq!(error["event"], "pairing-code-error", "{text}");
@@ -181,9 +230,14 @@ async fn what_has_no_answer_of_its_own_is_answered_with_the_status_if_an_id_wait
     let app = start().await;
     let mut socket = app.socket("").await;
     socket.next().await;
-    socket.send(json!({"event": "reconnect", "data": {}, "id": "r"})).await;
+    socket
+        .send(json!({"event": "reconnect", "data": {}, "id": "r"}))
+        .await;
     let answer = socket.next().await;
-    assert_eq!((&answer["event"], &answer["id"]), (&json!("session-status"), &json!("r")));
+    assert_eq!(
+        (&answer["event"], &answer["id"]),
+        (&json!("session-status"), &json!("r"))
+    );
     *app.script.refuse.lock().unwrap() = Some(Code::LinkingInProgress.into());
     for event in ["cancel-pairing", "unlink", "reconnect"] {
         socket.send(json!({"event": event, "id": event})).await;
@@ -193,7 +247,12 @@ async fn what_has_no_answer_of_its_own_is_answered_with_the_status_if_an_id_wait
     }
     assert_eq!(
         app.script.calls(),
-        ["reconnect salon", "cancel salon", "unlink salon", "reconnect salon"]
+        [
+            "reconnect salon",
+            "cancel salon",
+            "unlink salon",
+            "reconnect salon"
+        ]
     );
     app.stop().await;
 }
@@ -202,11 +261,18 @@ async fn what_has_no_answer_of_its_own_is_answered_with_the_status_if_an_id_wait
 async fn binary_and_oversized_frames_close_it() {
     let app = start().await;
     let mut socket = app.socket("").await;
-    socket.inner.send(Message::binary(vec![1, 2, 3])).await.expect("sent");
+    socket
+        .inner
+        .send(Message::binary(vec![1, 2, 3]))
+        .await
+        .expect("sent");
     assert_eq!(socket.closed().await, 1003);
     let mut socket = app.socket("").await;
     socket.send_text(&"x".repeat(4096)).await;
-    assert_eq!(socket.next_of("pairing-code-error").await["data"]["code"], "BAD_MESSAGE");
+    assert_eq!(
+        socket.next_of("pairing-code-error").await["data"]["code"],
+        "BAD_MESSAGE"
+    );
     socket.send_text(&"x".repeat(4097)).await;
     assert_eq!(socket.closed().await, 1009);
     // Even while the client is still busy sending it.
@@ -223,7 +289,12 @@ async fn a_removed_session_closes_its_sockets() {
     app.script.add("second");
     let mut socket = app.socket("?session=second").await;
     socket.next().await;
-    assert_eq!(app.ask("DELETE", "/api/v1/sessions/second", None).await.status, 204);
+    assert_eq!(
+        app.ask("DELETE", "/api/v1/sessions/second", None)
+            .await
+            .status,
+        204
+    );
     assert_eq!(socket.closed().await, 4404);
     app.stop().await;
 }
@@ -322,11 +393,16 @@ async fn a_page_that_reads_nothing_is_dropped_and_harms_nobody() {
         while app.script.listeners("salon") == 2 {
             since += 1;
             status.since = since;
-            app.script.tell("salon", SessionEvent::Status(status.clone()));
+            app.script
+                .tell("salon", SessionEvent::Status(status.clone()));
             assert_eq!(good.next().await["data"]["since"], since);
         }
     };
-    assert!(tokio::time::timeout(crate::web_support::PATIENCE, fill).await.is_ok());
+    assert!(
+        tokio::time::timeout(crate::web_support::PATIENCE, fill)
+            .await
+            .is_ok()
+    );
     drop(deaf);
     app.stop().await;
 }

@@ -25,7 +25,10 @@ fn ready_means_something_is_linked_and_nothing_linked_is_down() {
     assert!(!is_ready(&[]));
     assert!(!is_ready(std::slice::from_ref(&never)));
     assert!(is_ready(&[on.clone(), never]));
-    assert!(is_ready(&[on.clone(), status(State::AwaitingCodeEntry, None)]));
+    assert!(is_ready(&[
+        on.clone(),
+        status(State::AwaitingCodeEntry, None)
+    ]));
     assert!(is_ready(&[on.clone(), status(State::Failed, None)]));
     for state in [
         State::Reconnecting,
@@ -38,7 +41,10 @@ fn ready_means_something_is_linked_and_nothing_linked_is_down() {
         State::StoreUnavailable,
         State::Failed,
     ] {
-        assert!(!is_ready(&[on.clone(), status(state, Some(1))]), "{state:?}");
+        assert!(
+            !is_ready(&[on.clone(), status(state, Some(1))]),
+            "{state:?}"
+        );
     }
 }
 
@@ -47,7 +53,16 @@ fn session_ids_are_short_lower_case_words() {
     for id in ["a", "salon", "salon-2", "0", "a-", &"x".repeat(32)] {
         assert!(is_session_id(id), "{id}");
     }
-    for id in ["", "-a", "Salon", "a_b", "a%20b", "салон", "..", &"x".repeat(33)] {
+    for id in [
+        "",
+        "-a",
+        "Salon",
+        "a_b",
+        "a%20b",
+        "салон",
+        "..",
+        &"x".repeat(33),
+    ] {
         assert!(!is_session_id(id), "{id}");
     }
 }
@@ -73,7 +88,10 @@ fn the_description_lists_exactly_the_routes() {
             assert_eq!(wants, route.wants == Wants::Json, "{method} {path}: body");
         }
     }
-    let routes: BTreeSet<String> = ROUTES.iter().map(|r| format!("{} {}", r.method, r.path)).collect();
+    let routes: BTreeSet<String> = ROUTES
+        .iter()
+        .map(|r| format!("{} {}", r.method, r.path))
+        .collect();
     assert_eq!(described, routes);
 }
 

@@ -137,7 +137,11 @@ fn only_a_trusted_proxy_speaks_for_others() {
     let admitted = check_from(PROXY, &settings(), &headers).expect("passes");
     assert!(admitted.https && admitted.origin);
     assert_eq!(admitted.client, IpAddr::from([198, 51, 100, 4]));
-    assert_eq!(check(&headers), None, "the Origin is foreign without the proxy");
+    assert_eq!(
+        check(&headers),
+        None,
+        "the Origin is foreign without the proxy"
+    );
     let admitted = check(&headers[..4]).expect("passes");
     assert!(!admitted.https);
     assert_eq!(admitted.client, IpAddr::from(PEER));

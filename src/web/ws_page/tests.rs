@@ -44,7 +44,9 @@ fn told(frames: &[Text]) -> Vec<String> {
             .into_iter()
             .find_map(Value::as_str)
             .unwrap_or_default();
-        let id = value["id"].as_str().map_or(String::new(), |id| format!("#{id}"));
+        let id = value["id"]
+            .as_str()
+            .map_or(String::new(), |id| format!("#{id}"));
         let event = value["event"].as_str().expect("an event");
         format!("{event} {detail}{id}").trim().to_owned()
     };
@@ -68,7 +70,10 @@ async fn a_new_page_sees_what_is_live() {
         deadline: Instant::now(),
     });
     let frames = page().snapshot(&view);
-    assert_eq!(told(&frames), ["session-status", "pairing-code AAAA-AAAA", "qr"]);
+    assert_eq!(
+        told(&frames),
+        ["session-status", "pairing-code AAAA-AAAA", "qr"]
+    );
 }
 
 #[tokio::test]
@@ -136,11 +141,21 @@ async fn a_code_that_ended_before_its_answer_went_out_is_never_shown() {
 #[tokio::test]
 async fn after_missed_events_the_page_learns_that_its_code_is_gone() {
     for (view, expected) in [
-        (a_view(State::Connected, None), vec!["session-status", "pairing-code-ended linked"]),
-        (a_view(State::Unlinked, None), vec!["session-status", "pairing-code-ended cancelled"]),
+        (
+            a_view(State::Connected, None),
+            vec!["session-status", "pairing-code-ended linked"],
+        ),
+        (
+            a_view(State::Unlinked, None),
+            vec!["session-status", "pairing-code-ended cancelled"],
+        ),
         (
             a_view(State::AwaitingCodeEntry, Some(a_code("BBBB-BBBB", 100))),
-            vec!["session-status", "pairing-code-ended superseded", "pairing-code BBBB-BBBB"],
+            vec![
+                "session-status",
+                "pairing-code-ended superseded",
+                "pairing-code BBBB-BBBB",
+            ],
         ),
         (
             a_view(State::AwaitingCodeEntry, Some(a_code("AAAA-AAAA", 100))),
@@ -148,7 +163,10 @@ async fn after_missed_events_the_page_learns_that_its_code_is_gone() {
         ),
     ] {
         let mut page = page();
-        page.snapshot(&a_view(State::AwaitingCodeEntry, Some(a_code("AAAA-AAAA", 100))));
+        page.snapshot(&a_view(
+            State::AwaitingCodeEntry,
+            Some(a_code("AAAA-AAAA", 100)),
+        ));
         assert_eq!(told(&page.snapshot(&view)), expected);
     }
 }
