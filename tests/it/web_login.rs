@@ -46,7 +46,7 @@ async fn the_key_becomes_a_cookie_that_opens_the_api() {
 async fn under_tls_the_cookie_is_bound_to_it() {
     let app = start_with(|settings| settings.trusted_proxies = vec![[127, 0, 0, 1].into()]).await;
     let tls = ("X-Forwarded-Proto", "https".to_owned());
-    let answer = try_key(&app, &app.key, &[tls.clone()]).await;
+    let answer = try_key(&app, &app.key, std::slice::from_ref(&tls)).await;
     let cookie = answer.header("set-cookie");
     assert!(
         cookie.starts_with("__Host-hairpin=") && cookie.contains("; Secure"),

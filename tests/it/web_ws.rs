@@ -28,7 +28,7 @@ async fn a_socket_wants_a_key_an_own_origin_and_a_session() {
     let origin = ("Origin", app.origin());
     assert_eq!(refused("", &[]).await, 401);
     assert_eq!(
-        refused("", &[cookie.clone()]).await,
+        refused("", std::slice::from_ref(&cookie)).await,
         403,
         "a cookie wants an Origin"
     );
