@@ -63,6 +63,37 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every code: whatever must hold for each is tested over this list.
+    pub const ALL: [Self; 27] = [
+        Self::InvalidPhoneFormat,
+        Self::InvalidCountryCode,
+        Self::BadMessage,
+        Self::Unauthorized,
+        Self::ForbiddenOrigin,
+        Self::NoSuchSession,
+        Self::AlreadyLinked,
+        Self::ReplaceConfirmationRequired,
+        Self::LinkingInProgress,
+        Self::Cancelled,
+        Self::Superseded,
+        Self::WrongPhoneLinked,
+        Self::RateLimited,
+        Self::WhatsappRateLimited,
+        Self::WhatsappRejected,
+        Self::WhatsappUnreachable,
+        Self::CodeNotAvailable,
+        Self::PasskeyRequired,
+        Self::ClientOutdated,
+        Self::LoggedOut,
+        Self::Replaced,
+        Self::Banned,
+        Self::Locked,
+        Self::HalfLinked,
+        Self::StoreUnavailable,
+        Self::ShuttingDown,
+        Self::Internal,
+    ];
+
     /// The name in JSON, logs and the journal.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -1,7 +1,10 @@
 //! Hairpin: links a salon's WhatsApp by pairing code and keeps it linked.
 //!
-//! Imports point down only: `phone`, `mask`, `secret`, `error` ← `store` ← `link` ← `session` ← `web` ← `app`.
+//! Imports point down only: `phone`, `mask`, `secret`, `error` ← `store` ← `link` ← `session` ← `web` ← `app` ← `cli`.
 
+pub mod access;
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod link;
@@ -11,3 +14,7 @@ pub mod phone;
 pub mod secret;
 pub mod session;
 pub mod store;
+pub mod systemd;
+pub mod telemetry;
+pub mod web;
+pub mod words;

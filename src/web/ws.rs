@@ -1,0 +1,452 @@
+//! Owns one page's WebSocket: what it may send, what it is sent, and when it closes.
+//! A request that waits for WhatsApp never blocks it, and a page that reads nothing never blocks anybody else.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde::Deserialize;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_tungstenite::tungstenite;
+use warp::Filter as _;
+use warp::filters::BoxedFilter;
+use warp::reply::{Reply as _, Response};
+use warp::ws::{self, WebSocket};
+
+use super::body::LARGEST;
+use super::edge::Ctx;
+use super::problem::{Outcome, Problem, carry};
+use super::serve::stopped;
+use super::wire::{self, Text};
+use super::ws_message::{self, Ask, Message, Wrong};
+use super::ws_page::{Page, Step};
+use super::{DEFAULT_SESSION, Web};
+use crate::access::Pass;
+use crate::error::Code;
+use crate::session::{By, CodeRequest, PairingCode, RequestError, SessionEvent, View};
+use crate::words::Lang;
+
+pub(super) const PATH: &str = "/ws";
+
+/// One page's requests that are not answered yet; a person has one or two.
+const MOST_WAITING: usize = 8;
+/// How long the other side may take to close after we said that we do.
+const FAREWELL: Duration = Duration::from_millis(300);
+const FAREWELL_AT_STOP: Duration = Duration::from_millis(100);
+
+#[derive(Deserialize)]
+struct Query {
+    session: Option<String>,
+    lang: Option<String>,
+}
+
+/// Why a socket closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Close {
+    /// The other side closed, is gone, or takes nothing.
+    Gone,
+    Stopping,
+    NotText,
+    Malformed,
+    BadText,
+    Flooding,
+    TooLarge,
+    LoggedOut,
+    Removed,
+}
+
+impl Close {
+    const fn code(self) -> Option<u16> {
+        match self {
+            Self::Gone => None,
+            Self::Stopping => Some(1001),
+            Self::Malformed => Some(1002),
+            Self::NotText => Some(1003),
+            Self::BadText => Some(1007),
+            Self::Flooding => Some(1008),
+            Self::TooLarge => Some(1009),
+            Self::LoggedOut => Some(4401),
+            Self::Removed => Some(4404),
+        }
+    }
+}
+
+/// `GET /ws`.
+pub(super) fn filter(web: &Arc<Web>) -> BoxedFilter<(Response,)> {
+    let web = Arc::clone(web);
+    let upgrade = warp::ws().map(Some).or(warp::any().map(|| None)).unify();
+    warp::path!("ws")
+        .and(warp::get())
+        .and(warp::ext::get::<Ctx>())
+        .and(warp::query::<Query>())
+        .and(upgrade)
+        .map(move |ctx: Ctx, query: Query, upgrade: Option<ws::Ws>| {
+            carry(open(&web, ctx, query, upgrade))
+        })
+        .boxed()
+}
+
+fn open(web: &Arc<Web>, ctx: Ctx, query: Query, upgrade: Option<ws::Ws>) -> Outcome {
+    let upgrade = upgrade.ok_or_else(Problem::upgrade)?;
+    // The edge lets nobody in here without one.
+    let pass = ctx.pass.clone().ok_or_else(Problem::unauthorized)?;
+    let id = query.session.unwrap_or_else(|| DEFAULT_SESSION.to_owned());
+    let lang = query
+        .lang
+        .as_deref()
+        .and_then(Lang::of_tag)
+        .unwrap_or(ctx.lang);
+    web.sessions.view(&id).ok_or(Code::NoSuchSession)?;
+    let web = Arc::clone(web);
+    let upgrade = upgrade
+        .max_message_size(LARGEST)
+        .max_frame_size(LARGEST)
+        .on_upgrade(move |socket| async move {
+            let _counted = Counted::new(&web);
+            Conversation::new(web, ctx, pass, Page::new(id, lang), socket)
+                .run()
+                .await;
+        });
+    Ok(upgrade.into_response())
+}
+
+/// Keeps the gauge right however a conversation ends.
+struct Counted(Arc<super::Counts>);
+
+impl Counted {
+    fn new(web: &Web) -> Self {
+        // Relaxed: a gauge that orders nothing.
+        web.counts.websockets.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&web.counts))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.websockets.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer that was waited for.
+struct Answer {
+    id: Option<String>,
+    result: Result<PairingCode, RequestError>,
+}
+
+struct Conversation {
+    web: Arc<Web>,
+    ctx: Ctx,
+    pass: Pass,
+    stop: watch::Receiver<bool>,
+    page: Page,
+    socket: WebSocket,
+    /// Requests for a code; dropping the socket drops them, and nobody waits any more.
+    codes: JoinSet<Answer>,
+    /// The others, with the id to echo.
+    others: JoinSet<(Option<String>, Result<(), RequestError>)>,
+    budget: Budget,
+}
+
+impl Conversation {
+    fn new(web: Arc<Web>, ctx: Ctx, pass: Pass, page: Page, socket: WebSocket) -> Self {
+        Self {
+            stop: ctx.stop.clone(),
+            budget: Budget::new(web.settings.limits.messages),
+            web,
+            ctx,
+            pass,
+            page,
+            socket,
+            codes: JoinSet::new(),
+            others: JoinSet::new(),
+        }
+    }
+
+    async fn run(mut self) {
+        let close = match self.talk().await {
+            Ok(never) => match never {},
+            Err(close) => close,
+        };
+        // What was asked for is done even if nobody stays to hear of it.
+        self.others.detach_all();
+        if let Some(code) = close.code() {
+            let farewell = async {
+                let sent = self.socket.send(ws::Message::close_with(code, "")).await;
+                // Hear the other side out, so that it hears us.
+                while sent.is_ok() && matches!(self.socket.next().await, Some(Ok(_))) {}
+            };
+            let time = match close {
+                Close::Stopping => FAREWELL_AT_STOP,
+                _ => FAREWELL,
+            };
+            // Whoever does not listen is left without.
+            let _ = tokio::time::timeout(time, farewell).await;
+        } else {
+            // The echo of the other side's own close.
+            let _ = tokio::time::timeout(FAREWELL, self.socket.flush()).await;
+        }
+    }
+
+    async fn talk(&mut self) -> Result<std::convert::Infallible, Close> {
+        let mut events = self.greet().await?;
+        let limits = self.web.settings.limits.clone();
+        let mut ping = tokio::time::interval_at(Instant::now() + limits.ping, limits.ping);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        loop {
+            let held = self.page.held_until();
+            // In this order: ends first, and news before answers, so that no answer shows what the news took back.
+            let frames = tokio::select! {
+                biased;
+                () = stopped(&mut self.stop) => return Err(Close::Stopping),
+                () = self.pass.ended() => return Err(Close::LoggedOut),
+                event = events.recv() => match event {
+                    Ok(event) => match self.page.event(event) {
+                        Step::Send(frames) => frames,
+                        Step::Gone => return Err(Close::Removed),
+                    },
+                    // Too slow for the news: it gets the whole picture instead.
+                    Err(RecvError::Lagged(_)) => {
+                        events = self.greet().await?;
+                        Vec::new()
+                    }
+                    Err(RecvError::Closed) => return Err(Close::Removed),
+                },
+                Some(answer) = self.codes.join_next() => self.code_answer(answer),
+                Some(answer) = self.others.join_next() => self.other_answer(answer),
+                () = until(held) => self.page.release().into_iter().collect(),
+                _ = ping.tick() => {
+                    if heard.elapsed() > limits.silence {
+                        return Err(Close::Gone);
+                    }
+                    self.send(ws::Message::ping(Vec::new())).await?;
+                    Vec::new()
+                }
+                message = self.socket.next() => {
+                    heard = Instant::now();
+                    self.message(message)?
+                }
+            };
+            for frame in frames {
+                self.send(ws::Message::text(frame.as_str())).await?;
+            }
+        }
+    }
+
+    /// Subscribes and sends the whole picture.
+    async fn greet(&mut self) -> Result<broadcast::Receiver<SessionEvent>, Close> {
+        let subscribed = self.web.sessions.subscribe(self.page.session());
+        let (view, events) = subscribed.ok_or(Close::Removed)?;
+        for frame in self.page.snapshot(&view) {
+            self.send(ws::Message::text(frame.as_str())).await?;
+        }
+        Ok(events)
+    }
+
+    /// Sends a message, unless its reader stalls or the conversation is over.
+    async fn send(&mut self, message: ws::Message) -> Result<(), Close> {
+        let stall = self.web.settings.limits.stall;
+        tokio::select! {
+            biased;
+            () = stopped(&mut self.stop) => Err(Close::Stopping),
+            () = self.pass.ended() => Err(Close::LoggedOut),
+            sent = tokio::time::timeout(stall, self.socket.send(message)) => match sent {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) | Err(_) => Err(Close::Gone),
+            }
+        }
+    }
+
+    fn code_answer(&mut self, answer: Result<Answer, tokio::task::JoinError>) -> Vec<Text> {
+        let Answer { id, result } = answer.unwrap_or_else(|_| Answer {
+            id: None,
+            result: Err(Code::Internal.into()),
+        });
+        let view = self.view();
+        let live = view.as_ref().and_then(|view| view.code.as_ref());
+        self.page.answered(result, live, id.as_deref())
+    }
+
+    fn other_answer(
+        &mut self,
+        answer: Result<(Option<String>, Result<(), RequestError>), tokio::task::JoinError>,
+    ) -> Vec<Text> {
+        let (id, result) = answer.unwrap_or_else(|_| (None, Err(Code::Internal.into())));
+        match (result, id) {
+            (Err(error), id) => vec![self.page.error(&error, None, id.as_deref())],
+            // Whoever gave an id waits for an answer; everybody else sees the news.
+            (Ok(()), Some(id)) => self
+                .view()
+                .map(|view| wire::status(&view.status, Some(&id)))
+                .into_iter()
+                .collect(),
+            (Ok(()), None) => Vec::new(),
+        }
+    }
+
+    fn view(&self) -> Option<View> {
+        self.web.sessions.view(self.page.session())
+    }
+
+    /// What came from the page; the answer is what to send at once.
+    fn message(
+        &mut self,
+        message: Option<Result<ws::Message, warp::Error>>,
+    ) -> Result<Vec<Text>, Close> {
+        let message = match message {
+            None => return Err(Close::Gone),
+            Some(Err(error)) => return Err(broken(&error)),
+            Some(Ok(message)) => message,
+        };
+        if message.is_close() {
+            return Err(Close::Gone);
+        }
+        // Control frames cost from the same budget: a flood of pings is a flood.
+        let affordable = self.budget.take()?;
+        if message.is_ping() || message.is_pong() {
+            self.web.access.touch(&self.pass);
+            return Ok(Vec::new());
+        }
+        let Ok(text) = message.to_str() else {
+            return Err(Close::NotText);
+        };
+        let parsed = ws_message::parse(text);
+        if !affordable {
+            let id = parsed.map_or_else(|wrong| wrong.id, |message| message.id);
+            return Ok(vec![self.too_many(id.as_deref())]);
+        }
+        self.web.access.touch(&self.pass);
+        Ok(match parsed {
+            Ok(message) => self.begin(message).into_iter().collect(),
+            Err(Wrong { id }) => {
+                let error = Code::BadMessage.into();
+                vec![self.page.error(&error, None, id.as_deref())]
+            }
+        })
+    }
+
+    /// Starts what was asked for; the answer is a refusal on the spot.
+    fn begin(&mut self, message: Message) -> Option<Text> {
+        let Message { id, ask } = message;
+        if self.codes.len() + self.others.len() >= MOST_WAITING {
+            return Some(self.too_many(id.as_deref()));
+        }
+        let asker = self.ctx.asker(By::Page);
+        let sessions = Arc::clone(&self.web.sessions);
+        let session = self.page.session().to_owned();
+        match ask {
+            Ask::Code(body) => {
+                let parsed = self
+                    .web
+                    .parse_phone(&body.phone_number, body.country.as_deref());
+                let phone = match parsed {
+                    Ok(phone) => phone,
+                    Err(error) => {
+                        let words = error.message(self.page.lang());
+                        let error = RequestError {
+                            reason: Some(error.reason),
+                            ..error.code.into()
+                        };
+                        return Some(self.page.error(&error, Some(&words), id.as_deref()));
+                    }
+                };
+                let request = CodeRequest {
+                    phone,
+                    replace: body.replace,
+                    asker,
+                };
+                self.page.asked();
+                self.codes.spawn(async move {
+                    let result = sessions.request_code(&session, request).await;
+                    Answer { id, result }
+                });
+            }
+            Ask::Cancel => {
+                self.others
+                    .spawn(async move { (id, sessions.cancel(&session, asker).await) });
+            }
+            Ask::Reconnect => {
+                self.others
+                    .spawn(async move { (id, sessions.reconnect(&session, asker).await) });
+            }
+            Ask::Unlink => {
+                self.others
+                    .spawn(async move { (id, sessions.unlink(&session, asker).await) });
+            }
+        }
+        None
+    }
+
+    fn too_many(&self, id: Option<&str>) -> Text {
+        let error = RequestError {
+            reason: Some("messages"),
+            retry_after: Some(1),
+            ..Code::RateLimited.into()
+        };
+        self.page.error(&error, None, id)
+    }
+}
+
+/// Which close code an unreadable message gets.
+fn broken(error: &warp::Error) -> Close {
+    let source = std::error::Error::source(error);
+    match source.and_then(|source| source.downcast_ref::<tungstenite::Error>()) {
+        Some(tungstenite::Error::Capacity(_)) => Close::TooLarge,
+        Some(tungstenite::Error::Utf8(_)) => Close::BadText,
+        Some(tungstenite::Error::Protocol(
+            tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
+        )) => Close::Gone,
+        Some(tungstenite::Error::Protocol(_)) => Close::Malformed,
+        _ => Close::Gone,
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How many messages a page may still send.
+struct Budget {
+    most: u32,
+    left: f64,
+    since: Instant,
+    over: u32,
+}
+
+impl Budget {
+    fn new(most: u32) -> Self {
+        Self {
+            most,
+            left: f64::from(most),
+            since: Instant::now(),
+            over: 0,
+        }
+    }
+
+    /// Takes one message off; false when there was none left.
+    fn take(&mut self) -> Result<bool, Close> {
+        let now = Instant::now();
+        let earned = (now - self.since).as_secs_f64() * f64::from(self.most) / 4.0;
+        self.left = (self.left + earned).min(f64::from(self.most));
+        self.since = now;
+        if self.left >= 1.0 {
+            self.left -= 1.0;
+            self.over = 0;
+            return Ok(true);
+        }
+        self.over += 1;
+        // Told often enough to wait.
+        if self.over > self.most {
+            Err(Close::Flooding)
+        } else {
+            Ok(false)
+        }
+    }
+}

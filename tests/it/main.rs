@@ -1,0 +1,8 @@
+//! One test binary: a module per behaviour.
+
+mod web_api;
+mod web_door;
+mod web_limits;
+mod web_login;
+mod web_support;
+mod web_ws;
