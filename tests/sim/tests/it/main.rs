@@ -1,0 +1,4 @@
+//! Owns the proof that the simulator is right: an unmodified client, independent of Hairpin, links to it.
+
+mod companion;
+mod links;
