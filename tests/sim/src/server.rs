@@ -285,6 +285,16 @@ impl Sim {
         self.inner.log.newest()
     }
 
+    /// The first event after a sequence number, however long it takes.
+    pub async fn next_event(&self, after: u64) -> Event {
+        loop {
+            let day = std::time::Duration::from_secs(86_400);
+            if let Some(event) = self.inner.log.wait_for(after, day, |_| true).await {
+                return event;
+            }
+        }
+    }
+
     /// Waits for something to happen, or to have happened already.
     ///
     /// # Panics

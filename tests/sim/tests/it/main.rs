@@ -1,4 +1,6 @@
 //! Owns the proof that the simulator is right: an unmodified client, independent of Hairpin, links to it.
 
 mod companion;
+mod crowd;
 mod links;
+mod trouble;
