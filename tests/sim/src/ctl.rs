@@ -55,7 +55,9 @@ struct PhoneAs {
 pub(crate) async fn answer(sim: &Sim, what: String, request: Request<Incoming>) -> Response<Body> {
     if request.method() == Method::GET {
         return match what.as_str() {
-            "phones" => reply(&json!(sim.phones().iter().map(describe).collect::<Vec<_>>())),
+            "phones" => reply(&json!(
+                sim.phones().iter().map(describe).collect::<Vec<_>>()
+            )),
             "events" => reply(&json!(sim.events())),
             _ => text(StatusCode::NOT_FOUND, "GET /ctl/phones or /ctl/events"),
         };
@@ -94,8 +96,9 @@ async fn act(sim: &Sim, what: &str, body: &[u8]) -> Option<Result<Value, String>
             sim.clear_faults();
             Ok(json!({"ok": true}))
         }
-        "kick" => read::<KickPhone>(body)
-            .map(|order| json!({"ok": true, "kicked": sim.kick(&digits(&order.phone), &order.kick)})),
+        "kick" => read::<KickPhone>(body).map(
+            |order| json!({"ok": true, "kicked": sim.kick(&digits(&order.phone), &order.kick)}),
+        ),
         "rotate-server-key" => {
             sim.rotate_server_key();
             Ok(json!({"ok": true}))

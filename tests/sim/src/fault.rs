@@ -313,11 +313,15 @@ mod tests {
     fn faults_are_written_in_json_as_the_manual_says() {
         let read = |json: &str| serde_json::from_str::<Fault>(json).unwrap();
         assert_eq!(
-            read(r#"{"at":"hello","action":"refuse","code":429,"backoff":30,"phone":"79000000001"}"#),
+            read(
+                r#"{"at":"hello","action":"refuse","code":429,"backoff":30,"phone":"79000000001"}"#
+            ),
             Fault::refuse_hello(429).backoff(30).only("79000000001")
         );
         assert_eq!(
-            read(r#"{"at":"login","action":"kick","kick":{"kind":"failure","reason":402,"expire":60}}"#),
+            read(
+                r#"{"at":"login","action":"kick","kick":{"kind":"failure","reason":402,"expire":60}}"#
+            ),
             Fault::failure(402).expire(60)
         );
         assert_eq!(

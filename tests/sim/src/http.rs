@@ -14,6 +14,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -22,8 +23,12 @@ use crate::{conn, ctl};
 
 pub(crate) type Body = Full<Bytes>;
 
-/// Accepts until aborted. Aborting it drops the set of tasks, and so every connection.
-pub(crate) async fn accept_loop(listener: TcpListener, handle: impl Fn() -> Option<Sim>) {
+/// Accepts until stopped; then every connection has been cut. Aborting it cuts them too, but some time later.
+pub(crate) async fn accept_loop(
+    listener: TcpListener,
+    handle: impl Fn() -> Option<Sim>,
+    stop: Arc<Notify>,
+) {
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
@@ -36,8 +41,11 @@ pub(crate) async fn accept_loop(listener: TcpListener, handle: impl Fn() -> Opti
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
             Some(_) = tasks.join_next() => {}
+            () = stop.notified() => break,
         }
     }
+    drop(listener);
+    tasks.shutdown().await;
 }
 
 async fn serve(sim: Sim, stream: TcpStream) {

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::config::SimConfig;
@@ -34,18 +35,24 @@ pub struct Sim {
 }
 
 /// The task that accepts connections and owns theirs. Aborting it cuts them all.
-struct Listening(Mutex<Option<JoinHandle<()>>>);
+struct Listening(Mutex<Option<Task>>);
+
+struct Task {
+    handle: JoinHandle<()>,
+    /// Asks it to end by itself: then its connections have ended when it has.
+    stop: Arc<Notify>,
+}
 
 impl Drop for Listening {
     fn drop(&mut self) {
         if let Some(task) = self.take() {
-            task.abort();
+            task.handle.abort();
         }
     }
 }
 
 impl Listening {
-    fn take(&self) -> Option<JoinHandle<()>> {
+    fn take(&self) -> Option<Task> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -113,12 +120,13 @@ impl Sim {
                 listening,
             })
         };
-        let task = tokio::spawn(http::accept_loop(listener, handle));
-        *self
-            .listening
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(task);
+        let stop = Arc::new(Notify::new());
+        let task = Task {
+            handle: tokio::spawn(http::accept_loop(listener, handle, Arc::clone(&stop))),
+            stop,
+        };
+        let slot = self.listening.0.lock();
+        *slot.unwrap_or_else(PoisonError::into_inner) = Some(task);
     }
 
     /// Where a companion connects to.
@@ -136,8 +144,8 @@ impl Sim {
     /// An outage: the port is closed and every socket is cut. Accounts and linked companions are kept.
     pub async fn stop(&self) {
         if let Some(task) = self.listening.take() {
-            task.abort();
-            let _ = task.await;
+            task.stop.notify_one();
+            let _ = task.handle.await;
         }
     }
 
@@ -161,7 +169,11 @@ impl Sim {
     /// Replaces the server's static key, as WhatsApp does at times: clients that remember the old one are answered
     /// in the XX shape and have to fall back.
     pub fn rotate_server_key(&self) {
-        let mut key = self.inner.key.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = self
+            .inner
+            .key
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *key = Arc::new(ServerKey::generate());
     }
 

@@ -84,7 +84,8 @@ impl Peer {
         };
         let done = async {
             if session.0.is_none() {
-                let bundle = bundle.ok_or_else(|| SignalProtocolError::SessionNotFound(address.clone()))?;
+                let bundle =
+                    bundle.ok_or_else(|| SignalProtocolError::SessionNotFound(address.clone()))?;
                 process_prekey_bundle(
                     &address,
                     &mut session,

@@ -99,7 +99,10 @@ pub(crate) struct Handle {
 pub(crate) enum Order {
     PrimaryHello(PrimaryHello),
     PairSuccess(Box<PairSuccess>),
-    Message { id: String, stanza: wacore_binary::Node },
+    Message {
+        id: String,
+        stanza: wacore_binary::Node,
+    },
     Kick(Kick),
 }
 

@@ -255,8 +255,11 @@ impl Conn<'_> {
         match kick {
             Kick::Cut => Err(End::Cut),
             Kick::StreamError { code } => {
-                self.end(node::stream_error(*code, None), format!("stream error {code}"))
-                    .await
+                self.end(
+                    node::stream_error(*code, None),
+                    format!("stream error {code}"),
+                )
+                .await
             }
             Kick::DeviceRemoved => {
                 self.end(

@@ -32,7 +32,15 @@ const BROWSERS: [&str; 6] = ["Chrome", "Edge", "Firefox", "IE", "Opera", "Safari
 
 /// What WhatsApp knows a companion can run on. Anything else: 400.
 const SYSTEMS: [&str; 9] = [
-    "Windows", "Mac OS", "Linux", "Android", "iOS", "Ubuntu", "Debian", "Fedora", "Chrome OS",
+    "Windows",
+    "Mac OS",
+    "Linux",
+    "Android",
+    "iOS",
+    "Ubuntu",
+    "Debian",
+    "Fedora",
+    "Chrome OS",
 ];
 
 pub(super) struct Pairing<'c> {
@@ -152,7 +160,8 @@ impl<'c> Pairing<'c> {
             "get" if attr(iq, "xmlns") == "w:p" => self.conn.answer(iq, Vec::new()).await,
             "get" if attr(iq, "xmlns") == "md" => match child.map(|c| c.tag.as_ref()) {
                 Some("ref") => {
-                    let reference = format!("2@{}", BASE64_STANDARD.encode(rand::random::<[u8; 48]>()));
+                    let reference =
+                        format!("2@{}", BASE64_STANDARD.encode(rand::random::<[u8; 48]>()));
                     self.conn
                         .answer(iq, vec![leaf("ref", reference.into_bytes())])
                         .await
@@ -185,14 +194,20 @@ impl<'c> Pairing<'c> {
         let hello = match (verdict, checked) {
             (Verdict::Go, Ok(hello)) => hello,
             (Verdict::Refuse(refusal), checked) => {
-                let why = if checked.is_ok() { "ordered" } else { "checked" };
+                let why = if checked.is_ok() {
+                    "ordered"
+                } else {
+                    "checked"
+                };
                 self.conn
                     .log(Step::HelloRefused, format!("{} {why}", refusal.code));
                 return self.conn.refuse(iq, &refusal).await;
             }
             _ => return Ok(()),
         };
-        let reference = BASE64_STANDARD.encode(rand::random::<[u8; 24]>()).into_bytes();
+        let reference = BASE64_STANDARD
+            .encode(rand::random::<[u8; 24]>())
+            .into_bytes();
         let pending = Pending {
             conn: self.conn.base.id,
             reference: reference.clone(),

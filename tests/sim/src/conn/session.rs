@@ -327,7 +327,10 @@ impl<'c> Session<'c> {
             for (_, public) in &device.pre_keys {
                 hash.update(public);
             }
-            let ids = device.pre_keys.iter().map(|(id, _)| leaf("id", three_bytes(*id)));
+            let ids = device
+                .pre_keys
+                .iter()
+                .map(|(id, _)| leaf("id", three_bytes(*id)));
             Some(
                 NodeBuilder::new("digest")
                     .children([

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use wacore::store::InMemoryBackend;
 use whatsapp_rust::bot::{Bot, BotHandle};
 use whatsapp_rust::http::{HttpClient, HttpRequest, HttpResponse};
 use whatsapp_rust::pair_code::{PairCodeOptions, PairError};
@@ -11,7 +12,6 @@ use whatsapp_rust::store::traits::Backend;
 use whatsapp_rust::transport::TokioWebSocketTransportFactory;
 use whatsapp_rust::types::events::Event;
 use whatsapp_rust::{Client, TokioRuntime};
-use wacore::store::InMemoryBackend;
 
 /// One companion; the store outlives the client, as a file would.
 pub struct Companion {
@@ -93,8 +93,10 @@ impl Companion {
     }
 
     pub async fn connected(&self) {
-        self.see("Connected", |e| matches!(e, Event::Connected(_)).then_some(()))
-            .await;
+        self.see("Connected", |e| {
+            matches!(e, Event::Connected(_)).then_some(())
+        })
+        .await;
     }
 
     /// Asks for a code once the server has said that it is ready for it.
