@@ -23,6 +23,10 @@ pub struct SimConfig {
     pub hello_window: Duration,
     /// How many companions one phone may have linked.
     pub max_devices: usize,
+    /// How long after a companion has signed the restart demand (515) follows. On WhatsApp it takes a round trip and
+    /// more; whatsapp-rust sets "this disconnect is expected" only *after* sending its signature, and a 515 that is
+    /// faster than that makes it drop the connection it has just made anew.
+    pub restart_after: Duration,
     /// How often the server pings a logged-in companion. One that has not answered by the next ping is cut off.
     pub ping_every: Duration,
     /// How long an accepted socket may take to finish the Noise handshake.
@@ -39,20 +43,21 @@ pub struct SimConfig {
 impl Default for SimConfig {
     fn default() -> Self {
         Self {
-            qr_first: Duration::from_secs(60),
+            qr_first: Duration::from_mins(1),
             qr_next: Duration::from_secs(20),
-            code_ttl: Duration::from_secs(180),
+            code_ttl: Duration::from_mins(3),
             tries_per_code: 3,
-            companion_patience: Duration::from_secs(60),
+            companion_patience: Duration::from_mins(1),
             hellos_per_number: 40,
             hellos_per_connection: 20,
-            hello_window: Duration::from_secs(600),
+            hello_window: Duration::from_mins(10),
             max_devices: 4,
+            restart_after: Duration::from_millis(100),
             ping_every: Duration::from_secs(30),
             handshake_limit: Duration::from_secs(20),
             linger: Duration::from_secs(1),
             share_app_state_key: true,
-            wait_limit: Duration::from_secs(60),
+            wait_limit: Duration::from_mins(1),
         }
     }
 }

@@ -13,6 +13,8 @@
 #![warn(clippy::pedantic)]
 // Errors and panics are named where they are more than "the socket has gone".
 #![allow(clippy::missing_errors_doc)]
+// WhatsApp and WebSocket are names, not items.
+#![allow(clippy::doc_markdown)]
 
 mod config;
 mod conn;

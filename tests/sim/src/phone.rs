@@ -132,7 +132,7 @@ impl Phone {
             .and_then(|secret| BASE64_STANDARD.decode(secret).ok())
             .and_then(|secret| secret.try_into().ok())
             .ok_or_else(|| refused("the ADV secret in the QR code is not 32 bytes"))?;
-        if !rest.next().is_some_and(|kind| kind.len() == 1) {
+        if rest.next().is_none_or(|kind| kind.len() != 1) {
             return Err(refused("no client type in the QR code"));
         }
         let conn = {

@@ -257,6 +257,7 @@ impl Sim {
 
     /// Does something to the live connections of a number: those its companions are logged in on, and the one its
     /// pending code belongs to. Returns how many.
+    #[allow(clippy::must_use_candidate)] // Most callers know how many there are.
     pub fn kick(&self, number: &str, kick: &Kick) -> usize {
         let world = self.inner.world();
         let number = world.reported(number);
@@ -300,7 +301,7 @@ impl Sim {
     /// The first event after a sequence number, however long it takes.
     pub async fn next_event(&self, after: u64) -> Event {
         loop {
-            let day = std::time::Duration::from_secs(86_400);
+            let day = std::time::Duration::from_hours(24);
             if let Some(event) = self.inner.log.wait_for(after, day, |_| true).await {
                 return event;
             }

@@ -416,6 +416,7 @@ impl<'c> Pairing<'c> {
         if let Verdict::Silent = self.conn.step(Step::Linked, &id.to_string()).await? {
             return Ok(());
         }
+        tokio::time::sleep(self.conn.inner().cfg.restart_after).await;
         self.conn.log(Step::RestartSent, "");
         self.conn
             .end(node::stream_error(515, None), "restart after pairing")

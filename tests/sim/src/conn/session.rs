@@ -27,6 +27,8 @@ pub(super) struct Session<'c> {
     number: String,
     device: u16,
     active: bool,
+    /// The id of the message that carried the app-state key here.
+    key_share: Option<String>,
     /// The ping that was not answered yet.
     ping: Option<String>,
 }
@@ -62,6 +64,7 @@ impl<'c> Session<'c> {
             number,
             device,
             active: false,
+            key_share: None,
             ping: None,
         };
         session.take_over()?;
@@ -168,6 +171,9 @@ impl<'c> Session<'c> {
             "receipt" => {
                 let note = format!("{} {}", attr(stanza, "type"), attr(stanza, "id"));
                 self.conn.log(Step::Receipt, note);
+                if self.key_share.as_ref() == Some(&attr(stanza, "id")) {
+                    self.with_device(|device| device.key_shared = true)?;
+                }
                 self.acknowledge(stanza).await
             }
             "message" | "call" | "notification" => self.acknowledge(stanza).await,
@@ -427,6 +433,7 @@ impl<'c> Session<'c> {
     async fn share_key(&mut self) -> Result<(), End> {
         let wanted = self.conn.inner().cfg.share_app_state_key
             && self.active
+            && self.key_share.is_none()
             && self.with_device(|device| !device.key_shared && !device.pre_keys.is_empty())?;
         if !wanted {
             return Ok(());
@@ -436,8 +443,9 @@ impl<'c> Session<'c> {
         match message::key_share(&inner, &number, device).await {
             Ok((id, stanza)) => {
                 self.conn.send(&stanza).await?;
-                self.with_device(|device| device.key_shared = true)?;
-                self.conn.log(Step::KeyShared, id);
+                self.conn.log(Step::KeyShared, id.as_str());
+                // Until there is a receipt for it, it is not received: the next connection gets it again.
+                self.key_share = Some(id);
                 Ok(())
             }
             Err(why) => Err(End::bad(why)),
