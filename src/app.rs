@@ -47,7 +47,9 @@ pub fn serve(settings: Settings, open_key: bool) -> Result<(), ExitError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| ExitError::failed(format!("the program cannot start its threads: {error}")))?;
+        .map_err(|error| {
+            ExitError::failed(format!("the program cannot start its threads: {error}"))
+        })?;
     let result = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())
             .map_err(|error| ExitError::failed(format!("signals cannot be received: {error}")))?;
@@ -117,7 +119,8 @@ impl Appliance {
     pub async fn start(settings: Settings) -> Result<Self, ExitError> {
         let metrics = Arc::new(Metrics::new());
         let opened = open_store(&settings.data_dir, &metrics)?;
-        let access = Access::open(&settings.data_dir).map_err(|error| ExitError::failed(error.to_string()))?;
+        let access = Access::open(&settings.data_dir)
+            .map_err(|error| ExitError::failed(error.to_string()))?;
         let access = Arc::new(access);
         let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
             ExitError::failed(format!(
@@ -151,7 +154,12 @@ impl Appliance {
                 )
             }
         };
-        let web = Arc::new(Web::new(port, Arc::clone(&access), web_settings(&settings), counts));
+        let web = Arc::new(Web::new(
+            port,
+            Arc::clone(&access),
+            web_settings(&settings),
+            counts,
+        ));
         let (stop, stopped) = watch::channel(false);
         let web = tokio::spawn(web::serve(listener, web, stopped));
         info!(address = %bound, "serving the page");
@@ -213,8 +221,14 @@ fn open_store(
     metrics: &Arc<Metrics>,
 ) -> Result<Result<Store, OpenError>, ExitError> {
     let wrapping_key = std::env::var_os("CREDENTIALS_DIRECTORY")
-        .map_or(Ok(None), |given| WrappingKey::from_folder(Some(Path::new(&given))))
-        .map_err(|error| ExitError::wrong_use(format!("the credential hairpin-key cannot be used: {error}")))?;
+        .map_or(Ok(None), |given| {
+            WrappingKey::from_folder(Some(Path::new(&given)))
+        })
+        .map_err(|error| {
+            ExitError::wrong_use(format!(
+                "the credential hairpin-key cannot be used: {error}"
+            ))
+        })?;
     let timed = Arc::clone(metrics);
     let options = Options {
         wrapping_key,
@@ -238,7 +252,11 @@ fn open_store(
     }
 }
 
-async fn run(settings: &Settings, store: Store, metrics: Arc<Metrics>) -> Result<Running, ExitError> {
+async fn run(
+    settings: &Settings,
+    store: Store,
+    metrics: Arc<Metrics>,
+) -> Result<Running, ExitError> {
     let kept = store
         .setting(VERSION)
         .ok()
@@ -335,7 +353,11 @@ impl web::Sessions for Port {
         self.sessions.get(id).map(|session| session.subscribe())
     }
 
-    async fn request_code(&self, id: &str, request: CodeRequest) -> Result<PairingCode, RequestError> {
+    async fn request_code(
+        &self,
+        id: &str,
+        request: CodeRequest,
+    ) -> Result<PairingCode, RequestError> {
         self.session(id)?.request_code(request).await
     }
 

@@ -156,7 +156,11 @@ fn run(cli: Cli) -> Result<(), ExitError> {
     }
     if let Command::Phone { country, .. } = &cli.command {
         // A bad country is the number's affair here, and is told as such.
-        if country.is_none() || country.as_deref().is_some_and(|code| Country::parse(code).is_ok()) {
+        if country.is_none()
+            || country
+                .as_deref()
+                .is_some_and(|code| Country::parse(code).is_ok())
+        {
             set("country", country.clone());
         }
     }
@@ -175,7 +179,12 @@ fn run(cli: Cli) -> Result<(), ExitError> {
             number,
             country,
             json,
-        } => phone(number.as_deref(), country.as_deref(), settings.country, json),
+        } => phone(
+            number.as_deref(),
+            country.as_deref(),
+            settings.country,
+            json,
+        ),
     }
 }
 
@@ -196,7 +205,9 @@ fn phone(
             Ok(phone) => format!(
                 "{} ({}, {})",
                 phone.e164(),
-                phone.country().map_or_else(|| "?".to_owned(), Country::code),
+                phone
+                    .country()
+                    .map_or_else(|| "?".to_owned(), Country::code),
                 phone.kind().replace('_', " ")
             ),
             Err(error) if json => refusal(*error, Lang::En).to_string(),
@@ -204,7 +215,9 @@ fn phone(
             Err(_) => String::new(),
         };
         if !line.is_empty() {
-            writeln!(out, "{line}").map_err(|error| ExitError::failed(format!("the answer cannot be written: {error}")))?;
+            writeln!(out, "{line}").map_err(|error| {
+                ExitError::failed(format!("the answer cannot be written: {error}"))
+            })?;
         }
         if let Err(error) = result {
             refused = Some(error);

@@ -149,7 +149,12 @@ impl Settings {
             )?,
             data_dir,
             control_socket,
-            country: found.with("country", "RU", |text| Country::parse(text).ok(), "write a country's two letters (ISO 3166), as in RU")?,
+            country: found.with(
+                "country",
+                "RU",
+                |text| Country::parse(text).ok(),
+                "write a country's two letters (ISO 3166), as in RU",
+            )?,
             language: found.with(
                 "language",
                 "auto",
@@ -160,23 +165,47 @@ impl Settings {
                 },
                 "write auto, ru or en",
             )?,
-            log_json: found.with("log.format", "text", |text| match text {
-                "text" => Some(false),
-                "json" => Some(true),
-                _ => None,
-            }, "write text or json")?,
+            log_json: found.with(
+                "log.format",
+                "text",
+                |text| match text {
+                    "text" => Some(false),
+                    "json" => Some(true),
+                    _ => None,
+                },
+                "write text or json",
+            )?,
             sessions_max: found.number("sessions.max", 128, 1, 10_000)?,
-            allowed_hosts: found.list("web.allowed_hosts", |host| {
-                (!host.is_empty() && !host.contains(['/', ' ', '@'])).then(|| host.to_ascii_lowercase())
-            }, "write host names, as in salon.example")?,
-            plain_http: found.with("web.plain_http", "false", |text| text.parse().ok(), "write true or false")?,
+            allowed_hosts: found.list(
+                "web.allowed_hosts",
+                |host| {
+                    (!host.is_empty() && !host.contains(['/', ' ', '@']))
+                        .then(|| host.to_ascii_lowercase())
+                },
+                "write host names, as in salon.example",
+            )?,
+            plain_http: found.with(
+                "web.plain_http",
+                "false",
+                |text| text.parse().ok(),
+                "write true or false",
+            )?,
             tls: found.tls()?,
-            trusted_proxies: found.list("web.trusted_proxies", |address| address.parse().ok(), "write addresses, as in 192.0.2.1")?,
+            trusted_proxies: found.list(
+                "web.trusted_proxies",
+                |address| address.parse().ok(),
+                "write addresses, as in 192.0.2.1",
+            )?,
             code_ttl: Duration::from_secs(found.number("pairing.code_ttl", 180, 1, 180)?),
             code_grace: Duration::from_secs(found.number("pairing.code_grace", 10, 0, 179)?),
             requests_per_number: found.number("pairing.requests_per_number", 5, 0, 10_000)?,
             whatsapp_url: found.url()?,
-            connect_timeout: Duration::from_secs(found.number("whatsapp.connect_timeout", 20, 1, 600)?),
+            connect_timeout: Duration::from_secs(found.number(
+                "whatsapp.connect_timeout",
+                20,
+                1,
+                600,
+            )?),
         };
         settings.checked(&found)
     }
@@ -212,11 +241,21 @@ impl Values {
             let name = variable(key);
             if let Some(value) = sources.env.get(&name) {
                 let values = if is_list {
-                    value.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+                    value
+                        .split(',')
+                        .map(|part| part.trim().to_owned())
+                        .filter(|part| !part.is_empty())
+                        .collect()
                 } else {
                     vec![value.clone()]
                 };
-                all.insert(key, Found { values, place: name });
+                all.insert(
+                    key,
+                    Found {
+                        values,
+                        place: name,
+                    },
+                );
             }
             if let Some(value) = sources.flags.get(key) {
                 all.insert(
@@ -254,7 +293,12 @@ impl Values {
         read(found.text()).ok_or_else(|| found.bad(key, mend))
     }
 
-    fn parsed<T: std::str::FromStr>(&self, key: &str, default: T, mend: &str) -> Result<T, ConfigError> {
+    fn parsed<T: std::str::FromStr>(
+        &self,
+        key: &str,
+        default: T,
+        mend: &str,
+    ) -> Result<T, ConfigError> {
         match self.get(key) {
             None => Ok(default),
             Some(found) => found.text().parse().map_err(|_| found.bad(key, mend)),
@@ -273,7 +317,12 @@ impl Values {
         }
     }
 
-    fn list<T>(&self, key: &str, read: impl Fn(&str) -> Option<T>, mend: &str) -> Result<Vec<T>, ConfigError> {
+    fn list<T>(
+        &self,
+        key: &str,
+        read: impl Fn(&str) -> Option<T>,
+        mend: &str,
+    ) -> Result<Vec<T>, ConfigError> {
         let Some(found) = self.get(key) else {
             return Ok(Vec::new());
         };
@@ -352,12 +401,22 @@ fn from_file(sources: &Sources) -> Result<BTreeMap<&'static str, Found>, ConfigE
 
 fn read_file(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Found>, ConfigError> {
     let at = |offset: usize| {
-        let line = text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1;
+        let line = text
+            .bytes()
+            .take(offset)
+            .filter(|&byte| byte == b'\n')
+            .count()
+            + 1;
         format!("{}:{line}", path.display())
     };
     let table = DeTable::parse(text).map_err(|error| {
-        let place = error.span().map_or_else(|| path.display().to_string(), |span| at(span.start));
-        ConfigError(format!("{place}: {}; this is no TOML", error.message().replace('\n', " ")))
+        let place = error
+            .span()
+            .map_or_else(|| path.display().to_string(), |span| at(span.start));
+        ConfigError(format!(
+            "{place}: {}; this is no TOML",
+            error.message().replace('\n', " ")
+        ))
     })?;
     let mut found = BTreeMap::new();
     gather(table.get_ref(), "", &at, &mut found)?;
@@ -388,7 +447,11 @@ fn gather(
         let values = values(value, is_list).ok_or_else(|| {
             ConfigError(format!(
                 "{place}: {key} has a value of the wrong kind; write {}",
-                if is_list { "a list of texts, as in [\"a\", \"b\"]" } else { "one value" }
+                if is_list {
+                    "a list of texts, as in [\"a\", \"b\"]"
+                } else {
+                    "one value"
+                }
             ))
         })?;
         found.insert(known, Found { values, place });
@@ -441,8 +504,14 @@ mod tests {
         let (_folder, sources) = sources("");
         let settings = Settings::read(&sources).expect("defaults");
         assert_eq!(settings.listen.to_string(), "127.0.0.1:7247");
-        assert_eq!(settings.data_dir, Path::new("/home/salon/.local/share/hairpin"));
-        assert_eq!(settings.control_socket, settings.data_dir.join("control.sock"));
+        assert_eq!(
+            settings.data_dir,
+            Path::new("/home/salon/.local/share/hairpin")
+        );
+        assert_eq!(
+            settings.control_socket,
+            settings.data_dir.join("control.sock")
+        );
         assert_eq!(settings.country.code(), "RU");
         assert_eq!(settings.language, None);
         assert_eq!(settings.sessions_max, 128);
@@ -455,11 +524,17 @@ mod tests {
 
     #[test]
     fn a_flag_beats_the_environment_which_beats_the_file() {
-        let (_folder, mut sources) = sources("listen = \"127.0.0.1:1\"\n[pairing]\ncode_ttl = 100\n");
+        let (_folder, mut sources) =
+            sources("listen = \"127.0.0.1:1\"\n[pairing]\ncode_ttl = 100\n");
         assert_eq!(Settings::read(&sources).expect("file").listen.port(), 1);
-        sources.env.insert("HAIRPIN_LISTEN".to_owned(), "127.0.0.1:2".to_owned());
+        sources
+            .env
+            .insert("HAIRPIN_LISTEN".to_owned(), "127.0.0.1:2".to_owned());
         let settings = Settings::read(&sources).expect("environment");
-        assert_eq!((settings.listen.port(), settings.code_ttl.as_secs()), (2, 100));
+        assert_eq!(
+            (settings.listen.port(), settings.code_ttl.as_secs()),
+            (2, 100)
+        );
         sources.flags.insert("listen", "127.0.0.1:3".to_owned());
         assert_eq!(Settings::read(&sources).expect("flag").listen.port(), 3);
     }
@@ -468,7 +543,11 @@ mod tests {
     fn every_key_has_its_variable_and_its_place_in_the_file() {
         for (key, is_list) in KEYS {
             let name = variable(key);
-            assert!(name.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_'), "{name}");
+            assert!(
+                name.chars()
+                    .all(|letter| letter.is_ascii_uppercase() || letter == '_'),
+                "{name}"
+            );
             let value = if *is_list { "[]" } else { "\"\"" };
             let found = read_file(Path::new("f"), &format!("{key} = {value}")).expect(key);
             assert!(found.contains_key(key), "{key}");
@@ -479,26 +558,51 @@ mod tests {
     #[test]
     fn systemd_names_the_folders() {
         let (_folder, mut sources) = sources("");
-        sources.env.insert("STATE_DIRECTORY".to_owned(), "/var/lib/hairpin".to_owned());
-        sources.env.insert("RUNTIME_DIRECTORY".to_owned(), "/run/hairpin".to_owned());
+        sources
+            .env
+            .insert("STATE_DIRECTORY".to_owned(), "/var/lib/hairpin".to_owned());
+        sources
+            .env
+            .insert("RUNTIME_DIRECTORY".to_owned(), "/run/hairpin".to_owned());
         let settings = Settings::read(&sources).expect("settings");
         assert_eq!(settings.data_dir, Path::new("/var/lib/hairpin"));
-        assert_eq!(settings.control_socket, Path::new("/run/hairpin/control.sock"));
+        assert_eq!(
+            settings.control_socket,
+            Path::new("/run/hairpin/control.sock")
+        );
     }
 
     #[test]
     fn what_is_wrong_is_named_with_its_line_and_its_mend() {
         for (text, wants) in [
-            ("\n\nlisten_on = 1\n", "hairpin.toml:3: there is no setting \"listen_on\""),
-            ("[web]\nport = 1\n", "hairpin.toml:2: there is no setting \"web.port\""),
-            ("listen = \"nonsense\"\n", "hairpin.toml:1: listen cannot be \"nonsense\"; write an address"),
+            (
+                "\n\nlisten_on = 1\n",
+                "hairpin.toml:3: there is no setting \"listen_on\"",
+            ),
+            (
+                "[web]\nport = 1\n",
+                "hairpin.toml:2: there is no setting \"web.port\"",
+            ),
+            (
+                "listen = \"nonsense\"\n",
+                "hairpin.toml:1: listen cannot be \"nonsense\"; write an address",
+            ),
             ("country = \"XX\"\n", "write a country's two letters"),
-            ("[pairing]\ncode_ttl = 60\ncode_grace = 60\n", "hairpin.toml:3: pairing.code_grace (60 s) must be below"),
-            ("[pairing]\ncode_ttl = 0\n", "write a whole number from 1 to 180"),
+            (
+                "[pairing]\ncode_ttl = 60\ncode_grace = 60\n",
+                "hairpin.toml:3: pairing.code_grace (60 s) must be below",
+            ),
+            (
+                "[pairing]\ncode_ttl = 0\n",
+                "write a whole number from 1 to 180",
+            ),
             ("listen = \"0.0.0.0:7247\"\n", "web.plain_http = true"),
             ("[web]\ntls_cert = \"a\"\n", "web.tls_key must be set too"),
             ("[whatsapp]\nurl = \"ws://203.0.113.1/\"\n", "write wss://"),
-            ("[whatsapp]\nurl = \"https://example.org\"\n", "write wss://"),
+            (
+                "[whatsapp]\nurl = \"https://example.org\"\n",
+                "write wss://",
+            ),
             ("listen = [\"a\"]\n", "one value"),
             ("listen = \n", "this is no TOML"),
             ("language = \"xx\"\n", "write auto, ru or en"),

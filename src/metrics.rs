@@ -17,7 +17,10 @@ use crate::error::Code;
 
 /// How a request for a code ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types, reason = "the variant's name is the label's value")]
+#[allow(
+    non_camel_case_types,
+    reason = "the variant's name is the label's value"
+)]
 enum Outcome {
     shown,
     already_linked,
@@ -125,7 +128,14 @@ impl Metrics {
             wipe_duration: commits(),
             wipe_failures: Counter::default(),
             // A minute to a year.
-            credential_age: Histogram::new([60.0, 3_600.0, 86_400.0, 604_800.0, 2_592_000.0, 31_536_000.0]),
+            credential_age: Histogram::new([
+                60.0,
+                3_600.0,
+                86_400.0,
+                604_800.0,
+                2_592_000.0,
+                31_536_000.0,
+            ]),
             pairing_duration: people(),
             code_request_duration: people(),
             link_state: Family::default(),
@@ -136,7 +146,11 @@ impl Metrics {
             login_failures: Counter::default(),
         };
         for outcome in OUTCOMES {
-            drop(metrics.pairing_requests.get_or_create(&ByOutcome { outcome }));
+            drop(
+                metrics
+                    .pairing_requests
+                    .get_or_create(&ByOutcome { outcome }),
+            );
         }
         for was_linked in [true, false] {
             drop(metrics.phone_mismatch.get_or_create(&ByWasLinked {
@@ -153,20 +167,76 @@ impl Metrics {
 
     fn registered(mut self) -> Self {
         let r = &mut self.registry;
-        r.register("pairing_requests", "Requests for a pairing code, by outcome", self.pairing_requests.clone());
-        r.register("phone_mismatch", "Old links of another line that were wiped for a new number", self.phone_mismatch.clone());
-        r.register("wipe_duration_seconds", "How long a wipe took, until it was durable", self.wipe_duration.clone());
-        r.register("wipe_failures", "Wipes that failed", self.wipe_failures.clone());
-        r.register("credential_age_on_mismatch_seconds", "How old the wiped credentials of another line were", self.credential_age.clone());
-        r.register("pairing_duration_seconds", "From asked to linked", self.pairing_duration.clone());
-        r.register("code_request_duration_seconds", "From asked to shown", self.code_request_duration.clone());
-        r.register("link_state", "1 for the state a session is in", self.link_state.clone());
-        r.register("reconnects", "New connections of a link, by reason", self.reconnects.clone());
-        r.register("store_commit_duration_seconds", "How long a durable commit of the store took", self.store_commit_duration.clone());
-        r.register("store_size_bytes", "Size of the store's file", self.store_size.clone());
-        r.register("websocket_connections", "Page sockets that are open", self.websockets.clone());
-        r.register("login_failures", "Wrong access keys", self.login_failures.clone());
-        r.register("build", "What is running", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        r.register(
+            "pairing_requests",
+            "Requests for a pairing code, by outcome",
+            self.pairing_requests.clone(),
+        );
+        r.register(
+            "phone_mismatch",
+            "Old links of another line that were wiped for a new number",
+            self.phone_mismatch.clone(),
+        );
+        r.register(
+            "wipe_duration_seconds",
+            "How long a wipe took, until it was durable",
+            self.wipe_duration.clone(),
+        );
+        r.register(
+            "wipe_failures",
+            "Wipes that failed",
+            self.wipe_failures.clone(),
+        );
+        r.register(
+            "credential_age_on_mismatch_seconds",
+            "How old the wiped credentials of another line were",
+            self.credential_age.clone(),
+        );
+        r.register(
+            "pairing_duration_seconds",
+            "From asked to linked",
+            self.pairing_duration.clone(),
+        );
+        r.register(
+            "code_request_duration_seconds",
+            "From asked to shown",
+            self.code_request_duration.clone(),
+        );
+        r.register(
+            "link_state",
+            "1 for the state a session is in",
+            self.link_state.clone(),
+        );
+        r.register(
+            "reconnects",
+            "New connections of a link, by reason",
+            self.reconnects.clone(),
+        );
+        r.register(
+            "store_commit_duration_seconds",
+            "How long a durable commit of the store took",
+            self.store_commit_duration.clone(),
+        );
+        r.register(
+            "store_size_bytes",
+            "Size of the store's file",
+            self.store_size.clone(),
+        );
+        r.register(
+            "websocket_connections",
+            "Page sockets that are open",
+            self.websockets.clone(),
+        );
+        r.register(
+            "login_failures",
+            "Wrong access keys",
+            self.login_failures.clone(),
+        );
+        r.register(
+            "build",
+            "What is running",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         self
     }
 
@@ -208,7 +278,10 @@ impl Metrics {
             })
             .inc();
         // Ages stay far below 2^52 seconds.
-        #[allow(clippy::cast_precision_loss, reason = "an age in seconds is far below 2^52")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "an age in seconds is far below 2^52"
+        )]
         self.credential_age.observe(age_seconds as f64);
     }
 
@@ -298,7 +371,9 @@ impl Metrics {
                 .filter_map(|label| label.split_once('='))
                 .map(|(key, value)| (key.to_owned(), json!(value.trim_matches('"'))))
                 .collect();
-            let value = value.parse::<f64>().map_or(Value::Null, |value| json!(value));
+            let value = value
+                .parse::<f64>()
+                .map_or(Value::Null, |value| json!(value));
             let list = all
                 .entry(name.to_owned())
                 .or_insert_with(|| Value::Array(Vec::new()));

@@ -42,13 +42,10 @@ pub fn stdout_is_journal() -> bool {
 
 /// `JOURNAL_STREAM` names device and inode of the journal's socket.
 fn is_journal(stream: impl std::os::fd::AsFd) -> bool {
-    let Some((device, inode)) = std::env::var("JOURNAL_STREAM")
-        .ok()
-        .and_then(|stream| {
-            let (device, inode) = stream.split_once(':')?;
-            Some((device.parse::<u64>().ok()?, inode.parse::<u64>().ok()?))
-        })
-    else {
+    let Some((device, inode)) = std::env::var("JOURNAL_STREAM").ok().and_then(|stream| {
+        let (device, inode) = stream.split_once(':')?;
+        Some((device.parse::<u64>().ok()?, inode.parse::<u64>().ok()?))
+    }) else {
         return false;
     };
     rustix::fs::fstat(stream).is_ok_and(|stat| stat.st_dev == device && stat.st_ino == inode)
@@ -65,7 +62,12 @@ pub fn init(json: bool) {
             colours: std::io::stderr().is_terminal(),
         }
     };
-    let level = level(std::env::var("HAIRPIN_LOG").or_else(|_| std::env::var("RUST_LOG")).ok().as_deref());
+    let level = level(
+        std::env::var("HAIRPIN_LOG")
+            .or_else(|_| std::env::var("RUST_LOG"))
+            .ok()
+            .as_deref(),
+    );
     // Fails only when a log is set up already, as in tests.
     let _ = tracing::subscriber::set_global_default(subscriber(style, level, std::io::stderr));
     std::panic::set_hook(Box::new(|panic| tell_panic(panic)));
@@ -73,7 +75,9 @@ pub fn init(json: bool) {
 
 /// A bare level word sets the level of our own lines; anything else is read as `info`.
 fn level(asked: Option<&str>) -> Level {
-    asked.and_then(|word| word.trim().parse().ok()).unwrap_or(Level::INFO)
+    asked
+        .and_then(|word| word.trim().parse().ok())
+        .unwrap_or(Level::INFO)
 }
 
 /// Whether a line may be written.
@@ -87,7 +91,8 @@ pub fn subscriber<W>(style: Style, level: Level, writer: W) -> impl Subscriber +
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let allowed = filter::filter_fn(move |metadata| is_ours(metadata) && *metadata.level() <= level);
+    let allowed =
+        filter::filter_fn(move |metadata| is_ours(metadata) && *metadata.level() <= level);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match style {
         Style::Json => tracing_subscriber::fmt::layer()
             .json()
@@ -142,7 +147,11 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
         .or_else(|| panic.payload().downcast_ref::<String>().cloned())
         .unwrap_or_default();
     let place = panic.location().map_or_else(String::new, |place| {
-        format!("{}:{}", place.file().rsplit('/').next().unwrap_or(""), place.line())
+        format!(
+            "{}:{}",
+            place.file().rsplit('/').next().unwrap_or(""),
+            place.line()
+        )
     });
     tracing::error!(%place, words = %without_numbers(&words), "a fault of ours");
 }
@@ -183,7 +192,10 @@ mod tests {
 
     impl io::Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -194,7 +206,13 @@ mod tests {
 
     impl Sink {
         fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).expect("text")
+            String::from_utf8(
+                self.0
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone(),
+            )
+            .expect("text")
         }
     }
 
@@ -217,7 +235,12 @@ mod tests {
     fn only_our_own_targets_are_written_however_verbose() {
         let text = logged(Style::Text { colours: false }, Level::TRACE, everything);
         assert!(text.contains("ours") && text.contains("a detail"), "{text}");
-        assert!(!text.contains("79001234567") && !text.contains("ABCD-EFGH") && !text.contains("either"), "{text}");
+        assert!(
+            !text.contains("79001234567")
+                && !text.contains("ABCD-EFGH")
+                && !text.contains("either"),
+            "{text}"
+        );
         let text = logged(Style::Text { colours: false }, Level::INFO, everything);
         assert!(!text.contains("a detail"), "{text}");
     }

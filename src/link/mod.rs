@@ -201,9 +201,7 @@ impl Link {
             if let Err(error) = answer
                 && !error.lost_the_flow_to_another_request()
             {
-                inner
-                    .handler
-                    .tell(LinkEvent::CodeRefused(refusal(&error)));
+                inner.handler.tell(LinkEvent::CodeRefused(refusal(&error)));
             }
         });
     }

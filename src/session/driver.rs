@@ -38,10 +38,7 @@ pub(super) enum Command {
 
 enum Reply {
     /// Since when, for the metrics.
-    Code(
-        oneshot::Sender<Result<PairingCode, RequestError>>,
-        Instant,
-    ),
+    Code(oneshot::Sender<Result<PairingCode, RequestError>>, Instant),
     Done(oneshot::Sender<Result<(), RequestError>>),
 }
 
@@ -165,9 +162,7 @@ impl Driver {
             }
             Command::Cancel(reply) => Input::Cancel(self.waiter(Reply::Done(reply))),
             Command::Reconnect(reply) => Input::Reconnect(self.waiter(Reply::Done(reply))),
-            Command::Unlink(asker, reply) => {
-                Input::Unlink(self.waiter(Reply::Done(reply)), asker)
-            }
+            Command::Unlink(asker, reply) => Input::Unlink(self.waiter(Reply::Done(reply)), asker),
             Command::Rename(name) => {
                 self.publish(Some(name));
                 return None;
@@ -361,10 +356,10 @@ impl Driver {
             Job::Prepare { .. } | Job::Start | Job::Leave { .. } => self.stopping.take(),
             Job::Journal(_) | Job::Probe | Job::Mark { .. } => None,
         };
-        let work = self
-            .tools
-            .clone()
-            .perform(ticket, job, self.machine.row().cloned(), link, stopping);
+        let work =
+            self.tools
+                .clone()
+                .perform(ticket, job, self.machine.row().cloned(), link, stopping);
         let done = self.done_sender.clone();
         tokio::spawn(async move {
             // A session that is gone needs no answer.

@@ -208,7 +208,10 @@ impl Tools {
             }
         };
         let Some(row) = row else {
-            return Err(PrepareFailed { told: false, row: None });
+            return Err(PrepareFailed {
+                told: false,
+                row: None,
+            });
         };
         match self.start(row.epoch).await {
             Some(started) => Ok((Prepared { row, replaced }, started)),
@@ -405,7 +408,10 @@ impl Tools {
     /// (power lost in between) is a whole link.
     pub(super) async fn found(&self) -> Result<Option<LinkRow>, StoreError> {
         let row = self.store.link(&self.session)?;
-        let Some(half) = row.as_ref().filter(|row| row.finishing && row.linked.is_none()) else {
+        let Some(half) = row
+            .as_ref()
+            .filter(|row| row.finishing && row.linked.is_none())
+        else {
             return Ok(row);
         };
         let device = self
@@ -424,7 +430,9 @@ impl Tools {
             at: wall(),
             phone: jid.user.to_string(),
             jid: jid.to_string(),
-            lid: device.and_then(|device| device.lid).map(|lid| lid.to_string()),
+            lid: device
+                .and_then(|device| device.lid)
+                .map(|lid| lid.to_string()),
         };
         let now = wall();
         self.store
@@ -488,5 +496,7 @@ async fn gone(stopping: Option<JoinHandle<()>>) {
 pub(super) fn wall() -> UnixMs {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| UnixMs::try_from(since.as_millis()).unwrap_or(UnixMs::MAX))
+        .map_or(0, |since| {
+            UnixMs::try_from(since.as_millis()).unwrap_or(UnixMs::MAX)
+        })
 }

@@ -115,7 +115,11 @@ fn first_commit(database: &Database, keys: &Keys) -> Result<(), OpenError> {
         .map(|key| (Epoch::HOUSE, key))
         .collect();
     Writer::new(&transaction, &ring)
-        .put(Table::House(House::Meta), b"next_epoch", &1u64.to_be_bytes())
+        .put(
+            Table::House(House::Meta),
+            b"next_epoch",
+            &1u64.to_be_bytes(),
+        )
         .map_err(|error| OpenError::Io(io::Error::other(error)))?;
     transaction
         .commit()
@@ -163,7 +167,9 @@ fn builder(place: &Place) -> Builder {
 
 fn database_error(error: DatabaseError) -> OpenError {
     match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::InUse,
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            OpenError::InUse
+        }
         DatabaseError::UpgradeRequired(_) => OpenError::Damaged("the file is of a foreign format"),
         DatabaseError::Storage(StorageError::Io(error))
             if error.kind() == io::ErrorKind::InvalidData =>
