@@ -157,7 +157,6 @@ impl Link {
                 .is_ok()
             {
                 opener.connected.store(true, Ordering::SeqCst);
-                opener.handler.tell(LinkEvent::Opened);
             }
         });
         // Not a tracked task: it must report the end even while the tracked ones are drained.

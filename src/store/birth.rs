@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, StorageError, TableDefinition};
 use tracing::warn;
 
@@ -83,7 +84,9 @@ fn bear(
         .create_new(true)
         .mode(0o600)
         .open(&born)?;
-    let database = builder(place).create_file(file).map_err(database_error)?;
+    let database = builder(place)
+        .create_with_backend(FileBackend::new(file).map_err(database_error)?)
+        .map_err(database_error)?;
     first_commit(&database, &keys)?;
     database.close().map_err(database_error)?;
     File::open(&born)?.sync_all()?;

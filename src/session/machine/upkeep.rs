@@ -92,9 +92,6 @@ impl Machine {
                 return self;
             }
             Close::LoggedOut => {
-                if first.is_some() {
-                    fx.push(Effect::CodeEnded(EndReason::Failed));
-                }
                 fx.push(Effect::StopLink);
                 fx.push(Effect::End(EndedReason::LoggedOut));
                 if let Some(row) = &mut self.row {
@@ -102,6 +99,12 @@ impl Machine {
                         at: now.wall,
                         reason: EndedReason::LoggedOut,
                     });
+                }
+                if first.is_some() {
+                    // Cut off between acceptance and signature: WhatsApp never finished this link.
+                    fx.push(Effect::CodeEnded(EndReason::Failed));
+                    fx.push(Effect::Error(Code::WhatsappRejected.into()));
+                    return self.rest(Rest::new(State::Unlinked, Some(Code::WhatsappRejected)));
                 }
                 return self.rest(Rest::new(State::LoggedOut, Some(Code::LoggedOut)));
             }
