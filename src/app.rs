@@ -27,7 +27,7 @@ use crate::words::Lang;
 use crate::{systemd, telemetry};
 
 /// How often the companion version is looked up.
-const VERSION_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+const VERSION_EVERY: Duration = Duration::from_hours(24);
 /// How long a blocking look-up may hold up the end of the process.
 const LAST_TASKS: Duration = Duration::from_millis(200);
 /// The companion version's name among the store's settings.

@@ -108,6 +108,7 @@ enum Command {
 }
 
 /// Runs what the process was started with; the exit code.
+#[must_use]
 pub fn main() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -224,28 +225,25 @@ fn phone(
         }
         Ok(())
     };
-    match number {
-        Some("-") => {
-            for line in std::io::stdin().lock().lines() {
-                let line = line.map_err(|error| {
-                    ExitError::failed(format!("standard input cannot be read: {error}"))
-                })?;
-                answer(&line, true)?;
-            }
-            // Each refusal stands on its own line already.
-            refused.map_or(Ok(()), |_| Err(ExitError::wrong_use("")))
+    if let Some("-") = number {
+        for line in std::io::stdin().lock().lines() {
+            let line = line.map_err(|error| {
+                ExitError::failed(format!("standard input cannot be read: {error}"))
+            })?;
+            answer(&line, true)?;
         }
-        _ => {
-            let typed = match number {
-                Some(number) => number.to_owned(),
-                None => ask_for_number()?,
-            };
-            answer(&typed, false)?;
-            match refused {
-                None => Ok(()),
-                Some(_) if json => Err(ExitError::wrong_use("")),
-                Some(error) => Err(ExitError::wrong_use(sentence(error, Lang::En))),
-            }
+        // Each refusal stands on its own line already.
+        refused.map_or(Ok(()), |_| Err(ExitError::wrong_use("")))
+    } else {
+        let typed = match number {
+            Some(number) => number.to_owned(),
+            None => ask_for_number()?,
+        };
+        answer(&typed, false)?;
+        match refused {
+            None => Ok(()),
+            Some(_) if json => Err(ExitError::wrong_use("")),
+            Some(error) => Err(ExitError::wrong_use(sentence(error, Lang::En))),
         }
     }
 }

@@ -305,6 +305,7 @@ impl Values {
         }
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "bounds are plain numbers")]
     fn number<T>(&self, key: &str, default: T, least: T, most: T) -> Result<T, ConfigError>
     where
         T: std::str::FromStr + PartialOrd + std::fmt::Display,

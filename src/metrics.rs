@@ -345,7 +345,7 @@ impl Metrics {
             .inc_by(login_failures.saturating_sub(self.login_failures.get()));
     }
 
-    /// Prometheus text (OpenMetrics 1.0).
+    /// Prometheus text (`OpenMetrics` 1.0).
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();

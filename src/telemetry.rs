@@ -70,7 +70,7 @@ pub fn init(json: bool) {
     );
     // Fails only when a log is set up already, as in tests.
     let _ = tracing::subscriber::set_global_default(subscriber(style, level, std::io::stderr));
-    std::panic::set_hook(Box::new(|panic| tell_panic(panic)));
+    std::panic::set_hook(Box::new(tell_panic));
 }
 
 /// A bare level word sets the level of our own lines; anything else is read as `info`.

@@ -5,9 +5,9 @@ use std::time::Duration;
 /// The longest wait after network trouble: a cause that goes away is noticed within it.
 const LONGEST: Duration = Duration::from_secs(20);
 /// The first wait after WhatsApp said "too fast".
-const TOO_FAST: Duration = Duration::from_secs(60);
+const TOO_FAST: Duration = Duration::from_mins(1);
 /// The longest wait after WhatsApp said "too fast".
-const TOO_FAST_LONGEST: Duration = Duration::from_secs(900);
+const TOO_FAST_LONGEST: Duration = Duration::from_mins(15);
 
 /// The wait before try number `attempt` (from 0), spread by `jitter` in `0.0..1.0`:
 /// doubling from a second to twenty, the upper half of it at random.

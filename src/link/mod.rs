@@ -152,7 +152,7 @@ impl Link {
         tasks.run(async move {
             if opener
                 .client
-                .wait_for_socket(Duration::from_secs(3600))
+                .wait_for_socket(Duration::from_hours(1))
                 .await
                 .is_ok()
             {
@@ -230,7 +230,7 @@ impl Link {
                 self.0.client.execute(RemoveCompanionDeviceSpec::new(&jid))
             )
             .await,
-            Ok(Ok(_))
+            Ok(Ok(()))
         )
     }
 

@@ -173,19 +173,16 @@ pub(super) fn replace(
     if let Some(old) = present {
         writer.retire(old)?;
     }
-    let row = match next {
-        Some((new, epoch, link_id)) => {
-            let row = LinkRow::new(epoch, link_id.to_owned(), new);
-            writer.put(EPOCHS, session.as_bytes(), &epoch.0.to_be_bytes())?;
-            put(writer, session, &row)?;
-            writer.put(META, b"next_epoch", &(epoch.0 + 1).to_be_bytes())?;
-            Some(row)
-        }
-        None => {
-            writer.delete(EPOCHS, session.as_bytes())?;
-            writer.delete(LINKS, session.as_bytes())?;
-            None
-        }
+    let row = if let Some((new, epoch, link_id)) = next {
+        let row = LinkRow::new(epoch, link_id.to_owned(), new);
+        writer.put(EPOCHS, session.as_bytes(), &epoch.0.to_be_bytes())?;
+        put(writer, session, &row)?;
+        writer.put(META, b"next_epoch", &(epoch.0 + 1).to_be_bytes())?;
+        Some(row)
+    } else {
+        writer.delete(EPOCHS, session.as_bytes())?;
+        writer.delete(LINKS, session.as_bytes())?;
+        None
     };
     journal::append(writer, entries)?;
     Ok(row)

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use crate::web_support::{Answer, Socket, read_answer};
 
 /// Longer than any step may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 pub const ANNA: &str = "79001234567";
 pub const BORIS: &str = "79007654321";
@@ -170,7 +170,7 @@ impl Rig {
         };
         match tokio::time::timeout(PATIENCE, wait).await {
             Ok(status) => status,
-            Err(_) => panic!(
+            Err(tokio::time::error::Elapsed { .. }) => panic!(
                 "never {state}, but {}; WhatsApp saw {:#?}",
                 self.status(session).await,
                 self.sim.events().iter().rev().take(20).collect::<Vec<_>>()

@@ -1,7 +1,11 @@
 //! Owns the way of a request for a code: the checks in their order, then the preparation.
 //! Up to `prepare` nothing has changed, and every refusal restores what was there.
 
-use super::*;
+use super::{
+    Answer, Ask, Code, Effect, EndReason, EndedReason, Facts, Fx, Job, Machine, Now,
+    PairingCode, Phase, PrepareFailed, Prepared, RequestError, Rest, State, Ticket, code_of,
+    is_linking, is_live,
+};
 
 impl Machine {
     pub(super) fn ask(mut self, ask: Ask, facts: Facts, now: Now, fx: &mut Fx) -> Self {
@@ -21,8 +25,8 @@ impl Machine {
                 // A newer wish: the older one is over, and nothing had changed for it.
                 let (older, mut machine) = self.take_back();
                 fx.push(Effect::Reply(older.waiters, Err(Code::Superseded.into())));
-                machine.row = row.clone();
-                return machine.consider(ask, row, facts.over_budget, now, fx);
+                machine.row = row;
+                return machine.consider(ask, facts.over_budget, fx);
             }
             Phase::Preparing {
                 ask: running,
@@ -68,8 +72,8 @@ impl Machine {
             return self;
         }
         // Removed by hand meanwhile, or restored: what is stored now is what counts.
-        self.row = row.clone();
-        self.consider(ask, row, facts.over_budget, now, fx)
+        self.row = row;
+        self.consider(ask, facts.over_budget, fx)
     }
 
     pub(super) fn live_code_for(&self, ask: &Ask, now: Now) -> Option<PairingCode> {
@@ -90,15 +94,8 @@ impl Machine {
     }
 
     /// The checks in their order: budget, already linked, confirmation, the store.
-    pub(super) fn consider(
-        mut self,
-        ask: Ask,
-        row: Option<LinkRow>,
-        over_budget: Option<u64>,
-        _now: Now,
-        fx: &mut Fx,
-    ) -> Self {
-        let refusal = match (over_budget, row.as_ref().filter(|row| is_live(row))) {
+    fn consider(mut self, ask: Ask, over_budget: Option<u64>, fx: &mut Fx) -> Self {
+        let refusal = match (over_budget, self.row.as_ref().filter(|row| is_live(row))) {
             (Some(seconds), _) => Some(RequestError {
                 retry_after: Some(seconds),
                 ..Code::RateLimited.into()
@@ -145,7 +142,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn journaled(self, ticket: Ticket, ok: bool, now: Now, fx: &mut Fx) -> Self {
+    pub(super) fn journaled(self, ticket: Ticket, ok: bool, fx: &mut Fx) -> Self {
         if !matches!(&self.phase, Phase::Recording { ticket: t, .. } if *t == ticket) {
             return self;
         }
@@ -173,10 +170,10 @@ impl Machine {
             };
             return machine;
         }
-        machine.prepare(ask, false, now, fx)
+        machine.prepare(ask, false, fx)
     }
 
-    pub(super) fn probed(self, ticket: Ticket, ok: bool, now: Now, fx: &mut Fx) -> Self {
+    pub(super) fn probed(self, ticket: Ticket, ok: bool, fx: &mut Fx) -> Self {
         if !matches!(&self.phase, Phase::Probing { ticket: t, .. } if *t == ticket) {
             return self;
         }
@@ -184,7 +181,7 @@ impl Machine {
         if ok {
             // The link may have ended by itself meanwhile: then nobody is left to tell.
             let tell = machine.row.as_ref().is_some_and(is_live);
-            machine.prepare(ask, tell, now, fx)
+            machine.prepare(ask, tell, fx)
         } else {
             fx.push(Effect::Reply(
                 ask.waiters,
@@ -195,7 +192,7 @@ impl Machine {
     }
 
     /// From here on the old link is given up.
-    pub(super) fn prepare(mut self, ask: Ask, tell: bool, now: Now, fx: &mut Fx) -> Self {
+    pub(super) fn prepare(mut self, ask: Ask, tell: bool, fx: &mut Fx) -> Self {
         match &mut self.phase {
             Phase::Awaiting(awaiting) if !awaiting.hidden => {
                 fx.push(Effect::CodeEnded(EndReason::Superseded));
@@ -208,7 +205,6 @@ impl Machine {
             }
             _ => {}
         }
-        let _ = now;
         let ticket = self.job(
             Job::Prepare {
                 request: ask.request.clone(),

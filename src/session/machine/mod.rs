@@ -25,11 +25,11 @@ use crate::secret::SecretText;
 use crate::store::{EndedReason, Halted, HaltedReason, LinkRow};
 
 /// How long linking may take once the phone has the code (WhatsApp Web's figure).
-const LINKING: Duration = Duration::from_secs(60);
+const LINKING: Duration = Duration::from_mins(1);
 /// How long WhatsApp may take to ask for the new connection after it linked us.
 const RESTART: Duration = Duration::from_secs(5);
 /// How long a login may take before the connection counts as dead.
-const LOGIN: Duration = Duration::from_secs(60);
+const LOGIN: Duration = Duration::from_mins(1);
 /// How many sets of QR codes are shown where there is no code to be had (160 s each).
 const QR_ROUNDS: u32 = 3;
 
@@ -362,10 +362,10 @@ impl Machine {
             Input::Boot(row) => self.boot(row, now, fx),
             Input::Ask(ask, facts) => self.ask(ask, facts, now, fx),
             Input::Cancel(waiter) => self.cancel(waiter, fx),
-            Input::Reconnect(waiter) => self.reconnect(waiter, now, fx),
+            Input::Reconnect(waiter) => self.reconnect(waiter, fx),
             Input::Unlink(waiter, asker) => self.unlink(waiter, asker, fx),
-            Input::Journaled(ticket, ok) => self.journaled(ticket, ok, now, fx),
-            Input::Probed(ticket, ok) => self.probed(ticket, ok, now, fx),
+            Input::Journaled(ticket, ok) => self.journaled(ticket, ok, fx),
+            Input::Probed(ticket, ok) => self.probed(ticket, ok, fx),
             Input::Prepared(ticket, result) => self.prepared(ticket, result, now, fx),
             Input::Started(ticket, ok) => self.started(ticket, ok, now, fx),
             Input::Marked(ticket, result) => self.marked(ticket, result, now, fx),
@@ -435,7 +435,7 @@ impl Machine {
                 self.rest(Rest::new(State::Unlinked, None))
             };
         }
-        if let Some(halted) = row.halted.clone() {
+        if let Some(halted) = row.halted {
             return self.halted(&halted, now);
         }
         self.connect(0, None, fx)

@@ -1,6 +1,9 @@
 //! Owns the first connection of a request, up to the code or its refusal.
 
-use super::*;
+use super::{
+    Answer, Awaiting, Close, Code, Effect, Fx, Job, LinkEvent, Machine, Now, Phase, Refusal,
+    RequestError, Rest, SecretText, Shown, State, closed_code, closed_retry, code_of,
+};
 
 impl Machine {
     pub(super) fn link_opening(mut self, event: LinkEvent, now: Now, fx: &mut Fx) -> Self {

@@ -1,6 +1,9 @@
 //! Owns what a client's reports mean while a code is open and while the phone is linking.
 
-use super::*;
+use super::{
+    Close, Code, Duration, Effect, EndReason, Fx, Job, LINKING, LinkEvent, Linking, Machine, Now,
+    Phase, QR_ROUNDS, Qr, Rest, State,
+};
 
 impl Machine {
     pub(super) fn link(mut self, event: LinkEvent, now: Now, fx: &mut Fx) -> Self {

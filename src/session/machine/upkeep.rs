@@ -1,6 +1,10 @@
 //! Owns a link from the phone's acceptance on: made durable, first login, kept up, ended; and what time does.
 
-use super::*;
+use super::{
+    Ask, Close, Code, Duration, Effect, EndReason, EndedReason, First, Fx, Halted, HaltedReason,
+    Job, LINKING, LOGIN, Leaving, LinkEvent, LinkRow, Machine, Now, Paired, Phase, Phone, RESTART,
+    Rest, Stage, State, Ticket, backoff, is_live,
+};
 
 impl Machine {
     pub(super) fn link_linked(mut self, event: &LinkEvent, now: Now, fx: &mut Fx) -> Self {
@@ -119,9 +123,9 @@ impl Machine {
         }
         fx.push(Effect::StopLink);
         if let Some(row) = &mut self.row {
-            row.halted = Some(halted.clone());
+            row.halted = Some(halted);
         }
-        fx.push(Effect::Halt(Some(halted.clone())));
+        fx.push(Effect::Halt(Some(halted)));
         self.halted(&halted, now)
     }
 

@@ -1,6 +1,8 @@
 //! Owns what people see of a machine: state, reason, number, code, and when it wants to be woken.
 
-use super::*;
+use super::{
+    Code, Instant, LinkRow, Linking, Machine, Now, PairingCode, Phase, Qr, Stage, State, UnixMs,
+};
 
 impl Machine {
     pub(in crate::session) fn row(&self) -> Option<&LinkRow> {

@@ -1,6 +1,9 @@
 //! Owns what else people can wish: cancel, reconnect, unlink.
 
-use super::*;
+use super::{
+    Answer, Asker, Code, Effect, EndReason, EndedReason, Fx, Job, LeaveFailed, Leaving, Left,
+    Machine, Phase, Rest, Stage, State, Ticket, Waiter, is_linking, is_live, visible,
+};
 
 impl Machine {
     pub(super) fn cancel(mut self, waiter: Waiter, fx: &mut Fx) -> Self {
@@ -45,7 +48,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn reconnect(mut self, waiter: Waiter, now: Now, fx: &mut Fx) -> Self {
+    pub(super) fn reconnect(mut self, waiter: Waiter, fx: &mut Fx) -> Self {
         fx.push(Effect::Reply(vec![waiter], Ok(Answer::Done)));
         match &self.phase {
             Phase::Linked {
@@ -62,7 +65,6 @@ impl Machine {
                 {
                     fx.push(Effect::Halt(None));
                 }
-                let _ = now;
                 self.connect(0, None, fx)
             }
             _ => self,

@@ -51,7 +51,7 @@ impl ProtocolStore for EpochBackend {
     }
 
     async fn clear_all_sender_key_devices(&self) -> Result<()> {
-        self.write(|w, s| sender_key_devices::clear_all(w, s)).await
+        self.write(sender_key_devices::clear_all).await
     }
 
     async fn get_lid_mapping(&self, lid: &str) -> Result<Option<LidPnMappingEntry>> {
