@@ -68,9 +68,34 @@ pub fn message(code: Code, reason: Option<&str>, lang: Lang) -> &'static str {
     }
 }
 
-/// Reasons of the web layer itself; those of a phone number are told by the number's own reader.
+/// Reasons that change what to do.
 fn finer(code: Code, reason: &str) -> Option<(&'static str, &'static str)> {
     let words = match (code, reason) {
+        (Code::InvalidPhoneFormat, "empty") => ("Введите номер телефона.", "Type a phone number."),
+        (Code::InvalidPhoneFormat, "letters") => (
+            "В номере есть лишние знаки. Оставьте только цифры.",
+            "There is something else than digits in the number. Leave only the digits.",
+        ),
+        (Code::InvalidPhoneFormat, "too_short") => (
+            "В номере не хватает цифр. Введите его целиком, с кодом города или оператора.",
+            "The number is too short. Type all of it, with the area code.",
+        ),
+        (Code::InvalidPhoneFormat, "too_long") => (
+            "В номере лишние цифры. Проверьте его.",
+            "The number has too many digits. Check it.",
+        ),
+        (Code::InvalidPhoneFormat, "extension") => (
+            "Добавочный номер привязать нельзя. Введите номер без добавочного.",
+            "An extension cannot be linked. Type the number without it.",
+        ),
+        (Code::InvalidPhoneFormat, "not_in_plan") => (
+            "Такого номера не бывает. Проверьте цифры и страну.",
+            "There is no such number. Check the digits and the country.",
+        ),
+        (Code::InvalidPhoneFormat, "too_much_text") => (
+            "Здесь слишком много текста. Введите только номер.",
+            "That is too much text. Type only the number.",
+        ),
         (Code::BadMessage, "not_found") => (
             "Такого адреса здесь нет. Проверьте путь; все пути перечислены в /openapi.json.",
             "There is nothing at this address. Check the path; /openapi.json lists them all.",
@@ -250,6 +275,27 @@ mod tests {
                     "{code}: {line}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn every_reason_of_a_number_has_a_line_of_its_own() {
+        let reasons = [
+            "empty",
+            "letters",
+            "too_short",
+            "too_long",
+            "extension",
+            "not_in_plan",
+            "too_much_text",
+        ];
+        for reason in reasons {
+            let own = message(Code::InvalidPhoneFormat, Some(reason), Lang::Ru);
+            assert_ne!(
+                own,
+                message(Code::InvalidPhoneFormat, None, Lang::Ru),
+                "{reason}"
+            );
         }
     }
 

@@ -1,8 +1,321 @@
-//! Owns the sessions: one task each, the only owner of its link.
+//! Owns the sessions: one task each, the only owner of its link, and the list of them.
+//! Everybody else holds a handle: commands go in through it, a view and events come out.
 
+mod driver;
+mod jobs;
+mod machine;
 mod types;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::error::Code;
+use crate::link::Connector;
+use crate::store::{JournalEntry, JournalWhat, Store, StoreError};
+use driver::{Command, Driver, Shown};
+use jobs::Tools;
+use machine::Limits;
 
 pub use types::{
     Asker, By, CodeRequest, EndReason, PairingCode, Qr, Replaced, ReplacedReason, RequestError,
     SessionEvent, State, Status, UnixMs, View,
 };
+
+/// The slot that always exists.
+pub const DEFAULT: &str = "salon";
+
+/// Commands that may wait for one session: more than that many people do not ask at once.
+const MAILBOX: usize = 256;
+/// Events that a slow page may lag behind before it is given a snapshot instead.
+const EVENTS: usize = 64;
+
+/// The figures of contract section 1 that sessions keep to.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How long a code lives.
+    pub code_ttl: Duration,
+    /// How much of that is not shown.
+    pub code_grace: Duration,
+    /// How long a request may be without a connection.
+    pub connect_timeout: Duration,
+    /// Requests per number and hour; 0 is no limit.
+    pub requests_per_number: u32,
+    /// How many sessions there may be.
+    pub most: usize,
+}
+
+/// One session, as everybody else sees it. Clones are the same session.
+#[derive(Clone)]
+pub struct Session {
+    /// Bounded: whoever floods a session waits.
+    commands: mpsc::Sender<Command>,
+    view: watch::Receiver<View>,
+    events: broadcast::Sender<SessionEvent>,
+}
+
+impl Session {
+    /// What there is to see now.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    /// What there is to see now, and everything that happens from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> (View, broadcast::Receiver<SessionEvent>) {
+        // Subscribed first: what happens in between is told twice rather than never.
+        let events = self.events.subscribe();
+        (self.view(), events)
+    }
+
+    /// Asks for a pairing code; answers once there is one.
+    ///
+    /// # Errors
+    /// Why there will be none, in the order of the checks of contract section 3.
+    pub async fn request_code(&self, request: CodeRequest) -> Result<PairingCode, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Ask(request, reply)).await?;
+        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+    }
+
+    /// Ends the open request and its code.
+    ///
+    /// # Errors
+    /// `LINKING_IN_PROGRESS` once the phone has taken the code.
+    pub async fn cancel(&self) -> Result<(), RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Cancel(reply)).await?;
+        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+    }
+
+    /// Tries to connect now; takes a replaced link back.
+    ///
+    /// # Errors
+    /// When the program is stopping.
+    pub async fn reconnect(&self) -> Result<(), RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Reconnect(reply)).await?;
+        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+    }
+
+    /// Tells WhatsApp to forget the link, then wipes it.
+    ///
+    /// # Errors
+    /// `LINKING_IN_PROGRESS`, or `STORE_UNAVAILABLE` when the wipe failed.
+    pub async fn unlink(&self, asker: Asker) -> Result<(), RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Unlink(asker, reply)).await?;
+        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+    }
+
+    async fn send(&self, command: Command) -> Result<(), RequestError> {
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| Code::ShuttingDown.into())
+    }
+
+    async fn stop(&self) {
+        let (stopped, done) = oneshot::channel();
+        if self.commands.send(Command::Stop(stopped)).await.is_ok() {
+            // A task that ended meanwhile has stopped as well.
+            let _ = done.await;
+        }
+    }
+}
+
+/// All sessions of the appliance.
+pub struct Sessions {
+    store: Store,
+    connector: Connector,
+    settings: Settings,
+    /// Read on every request, written when a slot is added or removed.
+    all: RwLock<BTreeMap<String, Session>>,
+}
+
+impl Sessions {
+    /// Starts a task for every stored session, and for the default one.
+    ///
+    /// # Errors
+    /// When the store cannot be read or the default slot not be added.
+    pub async fn start(
+        store: Store,
+        connector: Connector,
+        settings: Settings,
+    ) -> Result<Arc<Self>, StoreError> {
+        let mut stored = store.sessions()?;
+        if !stored.iter().any(|row| row.id == DEFAULT) {
+            store.put_session(DEFAULT, "Salon", jobs::wall()).await?;
+            stored = store.sessions()?;
+        }
+        let sessions = Arc::new(Self {
+            store,
+            connector,
+            settings,
+            all: RwLock::new(BTreeMap::new()),
+        });
+        for row in stored {
+            sessions.spawn(&row.id, &row.name);
+        }
+        Ok(sessions)
+    }
+
+    /// The session of that id.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<Session> {
+        self.all
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+            .cloned()
+    }
+
+    /// The statuses of all sessions, the default one first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Status> {
+        let mut all: Vec<Status> = self
+            .all
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .map(|session| session.view().status)
+            .collect();
+        all.sort_by_key(|status| (status.session != DEFAULT, status.session.clone()));
+        all
+    }
+
+    /// Adds a slot, or renames it; whether it was added.
+    ///
+    /// # Errors
+    /// When the store cannot commit, or there are as many slots as there may be.
+    pub async fn put(&self, id: &str, name: &str) -> Result<bool, RequestError> {
+        let known = self.get(id);
+        let count = self
+            .all
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len();
+        if known.is_none() && count >= self.settings.most {
+            return Err(RequestError {
+                reason: Some("too_many_sessions"),
+                ..Code::RateLimited.into()
+            });
+        }
+        let added = self
+            .store
+            .put_session(id, name, jobs::wall())
+            .await
+            .map_err(|_| RequestError::from(Code::StoreUnavailable))?;
+        match known {
+            Some(session) => session.send(Command::Rename(name.to_owned())).await?,
+            None => self.spawn(id, name),
+        }
+        Ok(added)
+    }
+
+    /// Unlinks and wipes a session and removes its slot.
+    ///
+    /// # Errors
+    /// When its unlinking fails; the slot then stays.
+    pub async fn remove(&self, id: &str, asker: Asker) -> Result<(), RequestError> {
+        let session = self
+            .get(id)
+            .ok_or_else(|| RequestError::from(Code::NoSuchSession))?;
+        session.unlink(asker).await?;
+        session.stop().await;
+        self.store
+            .remove_session(id, Vec::new())
+            .await
+            .map_err(|_| RequestError::from(Code::StoreUnavailable))?;
+        self.all
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+        // Nobody may be looking.
+        let _ = session.events.send(SessionEvent::Removed);
+        Ok(())
+    }
+
+    /// The journal, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn journal(
+        &self,
+        session: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<JournalEntry>, StoreError> {
+        self.store.journal(session, limit)
+    }
+
+    /// Whether the store can be used now.
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        self.store.check().is_ok()
+    }
+
+    /// Writes one entry that concerns no single request.
+    ///
+    /// # Errors
+    /// When the store cannot commit.
+    pub async fn note(&self, session: &str, what: JournalWhat) -> Result<(), StoreError> {
+        self.store
+            .append_journal(vec![JournalEntry::new(jobs::wall(), session, what)])
+            .await
+    }
+
+    /// Stops every session, all at once, and awaits them.
+    pub async fn stop(&self) {
+        let all: Vec<Session> = self
+            .all
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect();
+        let mut stops = tokio::task::JoinSet::new();
+        for session in all {
+            stops.spawn(async move { session.stop().await });
+        }
+        while stops.join_next().await.is_some() {}
+    }
+
+    fn spawn(&self, id: &str, name: &str) {
+        let (commands, mailbox) = mpsc::channel(MAILBOX);
+        let (view_sender, view) = watch::channel(driver::first_view(id, name, jobs::wall()));
+        let (events, _) = broadcast::channel(EVENTS);
+        let driver = Driver::new(
+            Tools {
+                session: id.to_owned(),
+                store: self.store.clone(),
+                connector: self.connector.clone(),
+                probe_within: self.settings.connect_timeout,
+            },
+            Limits {
+                code_ttl: self.settings.code_ttl,
+                code_grace: self.settings.code_grace,
+                connect_timeout: self.settings.connect_timeout,
+            },
+            self.settings.requests_per_number,
+            Shown {
+                view: view_sender,
+                events: events.clone(),
+            },
+        );
+        tokio::spawn(driver.run(mailbox));
+        self.all
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(
+                id.to_owned(),
+                Session {
+                    commands,
+                    view,
+                    events,
+                },
+            );
+    }
+}

@@ -11,14 +11,14 @@ use warp::Reply as _;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
+use super::Web;
 use super::body;
 use super::edge::Ctx;
 use super::problem::{Outcome, Problem, carry, empty, json};
-use super::wire::CodeData;
-use super::{DEFAULT_SESSION, Web};
+use super::wire::{CodeData, PhoneData};
 use crate::error::Code;
-use crate::phone::Phone;
-use crate::session::{By, CodeRequest, State, Status};
+use crate::phone::{Country, Phone, PhoneError};
+use crate::session::{self, By, CodeRequest, RequestError, State, Status};
 
 const OPENAPI: &str = include_str!("openapi.json");
 /// Entries of the journal when nobody says how many, and at most: it keeps no more.
@@ -200,14 +200,18 @@ impl Web {
         &self,
         number: &str,
         country: Option<&str>,
-    ) -> Result<Phone, crate::phone::PhoneError> {
-        Phone::parse(number, country.unwrap_or(&self.settings.country))
+    ) -> Result<Phone, PhoneError> {
+        let country = match country {
+            Some(code) => Country::parse(code)?,
+            None => self.settings.country,
+        };
+        Phone::parse(number, country)
     }
 
     fn phone(&self, body: &[u8]) -> Outcome {
         let PhoneBody { number, country } = body::parse(body)?;
         let phone = self.parse_phone(&number, country.as_deref())?;
-        Ok(json(StatusCode::OK, &phone.facts()))
+        Ok(json(StatusCode::OK, &PhoneData::of(&phone)))
     }
 
     fn status(&self, id: &str) -> Result<Status, Problem> {
@@ -244,7 +248,7 @@ impl Web {
     }
 
     async fn remove(&self, id: &str, ctx: &Ctx) -> Outcome {
-        if id == DEFAULT_SESSION {
+        if id == session::DEFAULT {
             return Err(Problem::default_session());
         }
         let done = self.sessions.remove(id, ctx.asker(By::Api)).await;
@@ -342,7 +346,7 @@ fn is_session_id(id: &str) -> bool {
     (1..=32).contains(&id.len()) && !id.starts_with('-') && id.bytes().all(allowed)
 }
 
-fn answered(done: Result<(), crate::session::RequestError>, status: StatusCode) -> Outcome {
+fn answered(done: Result<(), RequestError>, status: StatusCode) -> Outcome {
     Ok(done.map(|()| empty(status))?)
 }
 

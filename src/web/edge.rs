@@ -66,7 +66,7 @@ impl Edge {
             .unify()
             .or(ws::filter(&web))
             .unify()
-            .or(assets::filter())
+            .or(assets::filter(&web))
             .unify()
             .recover(|rejection: warp::Rejection| async move {
                 // The route list let it through, so it is the query or the headers that a filter did not like.

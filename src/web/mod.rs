@@ -30,6 +30,7 @@ use std::time::Duration;
 use http::Method;
 
 use crate::access::Access;
+use crate::phone::Country;
 use crate::words::Lang;
 use throttle::Throttle;
 
@@ -135,14 +136,11 @@ pub const ROUTES: &[Route] = &[
     ),
 ];
 
-/// The session a WebSocket means when it names none.
-pub const DEFAULT_SESSION: &str = "salon";
-
 /// What the settings say about the web.
 #[derive(Debug, Clone)]
 pub struct WebSettings {
-    /// How numbers without a country code are read (ISO 3166).
-    pub country: String,
+    /// How numbers without a country code are read.
+    pub country: Country,
     /// The language of the page, unless it follows the browser.
     pub language: Option<Lang>,
     /// Further names the page answers to, with a port where it is not our own.
@@ -203,9 +201,9 @@ impl Default for Limits {
 impl WebSettings {
     /// Plain HTTP, the browser's language, no further names, no proxy.
     #[must_use]
-    pub fn new(country: &str) -> Self {
+    pub fn new(country: Country) -> Self {
         Self {
-            country: country.to_owned(),
+            country,
             language: None,
             allowed_hosts: Vec::new(),
             trusted_proxies: Vec::new(),

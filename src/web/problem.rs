@@ -27,8 +27,6 @@ pub(super) struct Problem {
     status: StatusCode,
     /// Boxed: refusals travel in results, and are rare.
     error: Box<RequestError>,
-    /// Words of its own (a phone number's reader has some).
-    words: Option<Box<[String; 2]>>,
     allow: Option<String>,
     /// Whether the connection ends with it, because the rest of the request is not worth reading.
     last: bool,
@@ -151,11 +149,7 @@ impl Problem {
 
     /// The answer, in a language.
     pub(super) fn respond(&self, lang: Lang) -> Response {
-        let message = match (self.words.as_deref(), lang) {
-            (Some([ru, _]), Lang::Ru) => ru,
-            (Some([_, en]), Lang::En) => en,
-            (None, _) => words::message(self.error.code, self.error.reason, lang),
-        };
+        let message = words::message(self.error.code, self.error.reason, lang);
         let details = Details {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -202,7 +196,6 @@ impl From<RequestError> for Problem {
         Self {
             status,
             error: Box::new(error),
-            words: None,
             allow: None,
             last: false,
         }
@@ -211,15 +204,7 @@ impl From<RequestError> for Problem {
 
 impl From<PhoneError> for Problem {
     fn from(error: PhoneError) -> Self {
-        Self {
-            words: Some(Box::new(
-                [error.message(Lang::Ru), error.message(Lang::En)].map(Into::into),
-            )),
-            ..Self::from(RequestError {
-                reason: Some(error.reason),
-                ..error.code.into()
-            })
-        }
+        phone_refusal(error).into()
     }
 }
 
@@ -233,6 +218,14 @@ impl From<AccessError> for Problem {
     fn from(error: AccessError) -> Self {
         tracing::error!(%error, "a login could not be made");
         Code::Internal.into()
+    }
+}
+
+/// A number's refusal, as over the WebSocket too.
+pub(super) fn phone_refusal(error: PhoneError) -> RequestError {
+    RequestError {
+        reason: Some(error.reason()),
+        ..error.code().into()
     }
 }
 

@@ -1,11 +1,12 @@
 //! Owns the JSON that leaves: the frames of the WebSocket and what the API shares with them.
-//! Every number in it is masked already; this file gets no other.
+//! Every number in it is masked, but the one that is handed back to whoever just typed it.
 
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::qr;
 use crate::error::Code;
+use crate::phone::{Country, Phone};
 use crate::session::{EndReason, PairingCode, Qr, Replaced, RequestError, Status, UnixMs};
 use crate::words::{self, Lang};
 
@@ -42,6 +43,26 @@ impl<'a> CodeData<'a> {
             expires_in: code.expires_in(),
             expires_at: code.expires_at,
             replaced: code.replaced.as_ref(),
+        }
+    }
+}
+
+/// How a number is read: the one place where it leaves whole, and only to whoever just typed it.
+#[derive(Serialize)]
+pub(super) struct PhoneData {
+    e164: String,
+    country: Option<String>,
+    kind: &'static str,
+    masked: String,
+}
+
+impl PhoneData {
+    pub(super) fn of(phone: &Phone) -> Self {
+        Self {
+            e164: phone.e164(),
+            country: phone.country().map(Country::code),
+            kind: phone.kind(),
+            masked: phone.masked(),
         }
     }
 }
@@ -93,19 +114,13 @@ pub(super) fn code_ended(session: &str, reason: EndReason) -> Text {
     frame("pairing-code-ended", EndedData { session, reason }, None)
 }
 
-/// An error in the connection's language, in `own` words if its finder has better ones than the list.
-pub(super) fn error(
-    session: &str,
-    error: &RequestError,
-    own: Option<&str>,
-    lang: Lang,
-    id: Option<&str>,
-) -> Text {
+/// An error in the connection's language.
+pub(super) fn error(session: &str, error: &RequestError, lang: Lang, id: Option<&str>) -> Text {
     let data = ErrorData {
         session,
         code: error.code,
         reason: error.reason,
-        message: own.unwrap_or_else(|| words::message(error.code, error.reason, lang)),
+        message: words::message(error.code, error.reason, lang),
         retry_after: error.retry_after,
         old_phone: error.old_phone.as_deref(),
         link_id: error.link_id.as_deref(),
@@ -202,7 +217,7 @@ mod tests {
             link_id: Some("k3".into()),
             ..Code::ReplaceConfirmationRequired.into()
         };
-        let found = value(&error("salon", &confirm, None, Lang::En, Some("1")));
+        let found = value(&error("salon", &confirm, Lang::En, Some("1")));
         assert_eq!(found["event"], "pairing-code-error");
         assert_eq!(found["id"], "1");
         assert_eq!(found["data"]["code"], "REPLACE_CONFIRMATION_REQUIRED");

@@ -17,17 +17,17 @@ use warp::filters::BoxedFilter;
 use warp::reply::{Reply as _, Response};
 use warp::ws::{self, WebSocket};
 
+use super::Web;
 use super::body::LARGEST;
 use super::edge::Ctx;
-use super::problem::{Outcome, Problem, carry};
+use super::problem::{Outcome, Problem, carry, phone_refusal};
 use super::serve::stopped;
 use super::wire::{self, Text};
 use super::ws_message::{self, Ask, Message, Wrong};
 use super::ws_page::{Page, Step};
-use super::{DEFAULT_SESSION, Web};
 use crate::access::Pass;
 use crate::error::Code;
-use crate::session::{By, CodeRequest, PairingCode, RequestError, SessionEvent, View};
+use crate::session::{self, By, CodeRequest, PairingCode, RequestError, SessionEvent, View};
 use crate::words::Lang;
 
 pub(super) const PATH: &str = "/ws";
@@ -94,7 +94,7 @@ fn open(web: &Arc<Web>, ctx: Ctx, query: Query, upgrade: Option<ws::Ws>) -> Outc
     let upgrade = upgrade.ok_or_else(Problem::upgrade)?;
     // The edge lets nobody in here without one.
     let pass = ctx.pass.clone().ok_or_else(Problem::unauthorized)?;
-    let id = query.session.unwrap_or_else(|| DEFAULT_SESSION.to_owned());
+    let id = query.session.unwrap_or_else(|| session::DEFAULT.to_owned());
     let lang = query
         .lang
         .as_deref()
@@ -277,7 +277,7 @@ impl Conversation {
     ) -> Vec<Text> {
         let (id, result) = answer.unwrap_or_else(|_| (None, Err(Code::Internal.into())));
         match (result, id) {
-            (Err(error), id) => vec![self.page.error(&error, None, id.as_deref())],
+            (Err(error), id) => vec![self.page.error(&error, id.as_deref())],
             // Whoever gave an id waits for an answer; everybody else sees the news.
             (Ok(()), Some(id)) => self
                 .view()
@@ -323,8 +323,7 @@ impl Conversation {
         Ok(match parsed {
             Ok(message) => self.begin(message).into_iter().collect(),
             Err(Wrong { id }) => {
-                let error = Code::BadMessage.into();
-                vec![self.page.error(&error, None, id.as_deref())]
+                vec![self.page.error(&Code::BadMessage.into(), id.as_deref())]
             }
         })
     }
@@ -346,12 +345,7 @@ impl Conversation {
                 let phone = match parsed {
                     Ok(phone) => phone,
                     Err(error) => {
-                        let words = error.message(self.page.lang());
-                        let error = RequestError {
-                            reason: Some(error.reason),
-                            ..error.code.into()
-                        };
-                        return Some(self.page.error(&error, Some(&words), id.as_deref()));
+                        return Some(self.page.error(&phone_refusal(error), id.as_deref()));
                     }
                 };
                 let request = CodeRequest {
@@ -387,7 +381,7 @@ impl Conversation {
             retry_after: Some(1),
             ..Code::RateLimited.into()
         };
-        self.page.error(&error, None, id)
+        self.page.error(&error, id)
     }
 }
 

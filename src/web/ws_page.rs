@@ -49,10 +49,6 @@ impl Page {
         &self.session
     }
 
-    pub(super) fn lang(&self) -> Lang {
-        self.lang
-    }
-
     /// Everything a page needs that has just been opened, or has missed something.
     pub(super) fn snapshot(&mut self, view: &View) -> Vec<Text> {
         let mut frames = vec![wire::status(&view.status, None)];
@@ -85,7 +81,7 @@ impl Page {
         let frame = match event {
             SessionEvent::Removed => return Step::Gone,
             SessionEvent::Status(status) => wire::status(&status, None),
-            SessionEvent::Error(error) => self.error(&error, None, None),
+            SessionEvent::Error(error) => self.error(&error, None),
             SessionEvent::Qr(qr) => {
                 self.qr = qr.is_some();
                 wire::qr(&self.session, qr.as_ref())
@@ -119,13 +115,13 @@ impl Page {
     ) -> Vec<Text> {
         self.waiting = self.waiting.saturating_sub(1);
         let direct = match (answer, live) {
-            (Err(error), _) => self.error(&error, None, id),
+            (Err(error), _) => self.error(&error, id),
             (Ok(code), Some(live)) if live.code == code.code => {
                 self.held = None;
                 return vec![self.show(live, id)];
             }
-            (Ok(_), Some(_)) => self.error(&Code::Superseded.into(), None, id),
-            (Ok(_), None) => self.error(&Code::Cancelled.into(), None, id),
+            (Ok(_), Some(_)) => self.error(&Code::Superseded.into(), id),
+            (Ok(_), None) => self.error(&Code::Cancelled.into(), id),
         };
         let mut frames = vec![direct];
         if self.waiting == 0 {
@@ -145,8 +141,8 @@ impl Page {
         Some(self.show(&code, None))
     }
 
-    pub(super) fn error(&self, error: &RequestError, own: Option<&str>, id: Option<&str>) -> Text {
-        wire::error(&self.session, error, own, self.lang, id)
+    pub(super) fn error(&self, error: &RequestError, id: Option<&str>) -> Text {
+        wire::error(&self.session, error, self.lang, id)
     }
 
     fn show(&mut self, code: &PairingCode, id: Option<&str>) -> Text {

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use futures_util::{SinkExt as _, StreamExt as _};
 use hairpin::access::Access;
 use hairpin::error::Code;
+use hairpin::phone::Country;
 use hairpin::secret::SecretText;
 use hairpin::session::{
     Asker, CodeRequest, EndReason, PairingCode, RequestError, SessionEvent, State, Status, View,
@@ -253,7 +254,7 @@ pub async fn start_with(change: impl FnOnce(&mut WebSettings)) -> App {
     let access = Arc::new(Access::open(dir.path()).expect("a key"));
     let script = Arc::new(Script::default());
     script.add("salon");
-    let mut settings = WebSettings::new("RU");
+    let mut settings = WebSettings::new(Country::parse("RU").expect("a country"));
     change(&mut settings);
     let counts = Arc::new(Counts::default());
     let web = Web::new(

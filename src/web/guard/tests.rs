@@ -1,4 +1,5 @@
 use super::*;
+use crate::phone::Country;
 
 const PEER: [u8; 4] = [192, 0, 2, 50];
 const PROXY: [u8; 4] = [192, 0, 2, 1];
@@ -7,7 +8,7 @@ fn settings() -> WebSettings {
     WebSettings {
         allowed_hosts: vec!["Salon.example".into(), "front.example:443".into()],
         trusted_proxies: vec![PROXY.into()],
-        ..WebSettings::new("RU")
+        ..WebSettings::new(Country::parse("RU").expect("a country"))
     }
 }
 

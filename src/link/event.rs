@@ -1,0 +1,340 @@
+//! Owns the translation of what the library reports into what a session understands.
+//! No upstream type leaves this file, and nothing here decides anything.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use whatsapp_rust::types::events::{ConnectFailureReason, Event, EventHandler, EventInterest, EventKind};
+use whatsapp_rust::wacore_binary::{NodeContentRef, NodeRef};
+
+use crate::secret::SecretText;
+
+/// How often the phone may try one code (WhatsApp Web's figure; the library ignores the next one).
+const MOST_TRIES: u32 = 3;
+
+/// What happened to one client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// The connection is up and encrypted: a code can be asked for.
+    Opened,
+    /// A QR code can be shown for this long.
+    Qr {
+        /// The text in the QR.
+        value: SecretText,
+        /// How long it is good for.
+        left: Duration,
+    },
+    /// No QR codes are left on this connection.
+    QrOver,
+    /// WhatsApp registered a code.
+    Code {
+        /// Eight characters, no dash.
+        code: SecretText,
+        /// How long WhatsApp goes on taking it.
+        left: Duration,
+    },
+    /// No code will come.
+    CodeRefused(Refusal),
+    /// The phone has taken the code (`primary_hello`).
+    PhoneTookCode,
+    /// The phone tried the code once too often.
+    TooManyTries,
+    /// WhatsApp or the library wrote the code off and wants another.
+    RefreshWanted,
+    /// The phone accepted us; nothing is durable yet.
+    PairSuccess(Paired),
+    /// The link was refused after the phone took the code.
+    PairFailed,
+    /// WhatsApp wants a passkey.
+    PasskeyWanted,
+    /// Logged in and ready.
+    Connected,
+    /// The connection is over; the client is of no more use. Comes exactly once.
+    Closed(Close),
+}
+
+/// Whom WhatsApp linked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Paired {
+    /// The account's number as WhatsApp writes it, digits only.
+    pub phone: SecretText,
+    /// This device's full id.
+    pub jid: SecretText,
+    /// The account's hidden id, where WhatsApp gives one.
+    pub lid: Option<SecretText>,
+}
+
+impl std::fmt::Debug for Paired {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Paired(***)")
+    }
+}
+
+/// Why no code came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Too many requests for now (429, and 400 to a well-formed request).
+    TooMany(Option<Duration>),
+    /// No codes for this account (452).
+    NotAvailable,
+    /// Refused otherwise.
+    Rejected,
+    /// No answer.
+    NoAnswer,
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Close {
+    /// WhatsApp asked for a new connection (515).
+    Restart,
+    /// The network or the server went away.
+    Lost,
+    /// Too many connections (429).
+    TooFast,
+    /// The phone removed this device (401, 516).
+    LoggedOut,
+    /// The account is locked or blocked (403, 406).
+    Locked,
+    /// The account is banned, for so long where WhatsApp says it (402).
+    Banned(Option<Duration>),
+    /// This companion version is too old (405).
+    Outdated,
+    /// Another client uses the credentials (409).
+    Replaced,
+    /// Refused for another reason.
+    Refused(i32),
+}
+
+/// Called with the account's acceptance before it is answered; false means that the answer must not go out.
+pub(super) type BeforeFinish = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// Receives the library's events of one client.
+pub(super) struct Handler {
+    /// Unbounded: the interest below leaves a handful of events per connection, all of them needed.
+    sink: mpsc::UnboundedSender<LinkEvent>,
+    close: Mutex<Option<Close>>,
+    /// Wakes the run task when the stream is as good as over.
+    pub(super) ending: tokio::sync::Notify,
+    asking: AtomicBool,
+    pairing_ref: Mutex<Option<Vec<u8>>>,
+    tries: AtomicU32,
+    before_finish: Option<BeforeFinish>,
+    /// Set once the acceptance must not be answered: the run task drops the connection.
+    pub(super) refuse_finish: AtomicBool,
+}
+
+impl Handler {
+    pub(super) fn new(
+        sink: mpsc::UnboundedSender<LinkEvent>,
+        before_finish: Option<BeforeFinish>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            sink,
+            close: Mutex::new(None),
+            ending: tokio::sync::Notify::new(),
+            asking: AtomicBool::new(false),
+            pairing_ref: Mutex::new(None),
+            tries: AtomicU32::new(0),
+            before_finish,
+            refuse_finish: AtomicBool::new(false),
+        })
+    }
+
+    /// Tells the session; a session that is gone needs no telling.
+    pub(super) fn tell(&self, event: LinkEvent) {
+        let _ = self.sink.send(event);
+    }
+
+    /// Marks that a code is being asked for: its refusal comes back as the request's own answer.
+    pub(super) fn asking(&self, yes: bool) {
+        self.asking.store(yes, Ordering::SeqCst);
+    }
+
+    /// The reason of the end, as far as the stream told it.
+    pub(super) fn closed_because(&self) -> Close {
+        self.close
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unwrap_or(Close::Lost)
+    }
+
+    /// The first reason stands: what follows is its consequence.
+    fn note(&self, reason: Close) {
+        self.close
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(reason);
+        self.ending.notify_one();
+    }
+
+    fn raw(&self, node: &NodeRef<'_>) {
+        match node.tag.as_ref() {
+            "iq" => self.raw_iq(node),
+            "notification" => self.raw_notification(node),
+            "stream:error" => {
+                let reason = match attr(node, "code").as_deref() {
+                    Some("515") => Some(Close::Restart),
+                    Some("429") => Some(Close::TooFast),
+                    Some("500" | "503") => Some(Close::Lost),
+                    _ => None,
+                };
+                if let Some(reason) = reason {
+                    self.note(reason);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn raw_iq(&self, node: &NodeRef<'_>) {
+        if let Some(reference) = node
+            .get_optional_child_by_tag(&["link_code_companion_reg", "link_code_pairing_ref"])
+            .and_then(bytes)
+        {
+            *self
+                .pairing_ref
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(reference);
+            self.tries.store(0, Ordering::SeqCst);
+        }
+        if node.get_optional_child_by_tag(&["pair-success"]).is_some()
+            && let Some(before_finish) = &self.before_finish
+            && !before_finish()
+        {
+            self.refuse_finish.store(true, Ordering::SeqCst);
+            self.ending.notify_one();
+        }
+    }
+
+    /// `primary_hello` raises no event of its own, so it is read off the stanza.
+    fn raw_notification(&self, node: &NodeRef<'_>) {
+        let Some(stage) = node.get_optional_child_by_tag(&["link_code_companion_reg"]) else {
+            return;
+        };
+        if attr(stage, "stage").as_deref() != Some("primary_hello") {
+            return;
+        }
+        let theirs = stage
+            .get_optional_child_by_tag(&["link_code_pairing_ref"])
+            .and_then(bytes);
+        let ours = self
+            .pairing_ref
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if theirs.is_none() || theirs != ours {
+            return;
+        }
+        if self.tries.fetch_add(1, Ordering::SeqCst) < MOST_TRIES {
+            self.tell(LinkEvent::PhoneTookCode);
+        } else {
+            self.tell(LinkEvent::TooManyTries);
+        }
+    }
+}
+
+fn attr(node: &NodeRef<'_>, name: &str) -> Option<String> {
+    node.get_attr(name).map(|value| value.as_str().into_owned())
+}
+
+fn bytes(node: &NodeRef<'_>) -> Option<Vec<u8>> {
+    match node.content.as_ref() {
+        Some(NodeContentRef::Bytes(bytes)) => Some(bytes.to_vec()),
+        _ => None,
+    }
+}
+
+impl EventHandler for Handler {
+    fn handle_event(&self, event: Arc<Event>) {
+        match &*event {
+            Event::RawNode(node) => self.raw(node.get()),
+            Event::PairingQrCode(qr) => self.tell(LinkEvent::Qr {
+                value: SecretText::new(qr.code.clone()),
+                left: qr.timeout,
+            }),
+            Event::PairingQrCodesExhausted(_) => self.tell(LinkEvent::QrOver),
+            Event::PairingCode(code) => self.tell(LinkEvent::Code {
+                code: SecretText::new(code.code.clone()),
+                left: code.timeout,
+            }),
+            Event::PairingCodeError(_) if !self.asking.load(Ordering::SeqCst) => {
+                self.tell(LinkEvent::PairFailed);
+            }
+            Event::PairingCodeRefresh(_) => self.tell(LinkEvent::RefreshWanted),
+            Event::PairSuccess(success) => self.tell(LinkEvent::PairSuccess(Paired {
+                phone: SecretText::new(success.id.user.to_string()),
+                jid: SecretText::new(success.id.to_string()),
+                lid: (!success.lid.user.is_empty())
+                    .then(|| SecretText::new(success.lid.to_string())),
+            })),
+            Event::PairError(_) => self.tell(LinkEvent::PairFailed),
+            Event::PairPasskeyRequest(_) | Event::PairPasskeyError(_) => {
+                self.tell(LinkEvent::PasskeyWanted);
+            }
+            Event::Connected(_) => self.tell(LinkEvent::Connected),
+            // The library says "logged out" for 401, 403, 406 and our own logout alike.
+            Event::LoggedOut(out) => self.note(match out.reason {
+                ConnectFailureReason::AccountLocked | ConnectFailureReason::UnknownLogout => {
+                    Close::Locked
+                }
+                _ => Close::LoggedOut,
+            }),
+            Event::StreamReplaced(_) => self.note(Close::Replaced),
+            Event::TemporaryBan(ban) => self.note(Close::Banned(ban.expire.to_std().ok())),
+            Event::ClientOutdated(_) => self.note(Close::Outdated),
+            Event::ConnectFailure(failure) => self.note(match failure.reason {
+                ConnectFailureReason::TempBanned => Close::Banned(None),
+                ConnectFailureReason::InternalServerError
+                | ConnectFailureReason::ServiceUnavailable => Close::Lost,
+                ConnectFailureReason::Unknown(429) => Close::TooFast,
+                reason => Close::Refused(reason_code(reason)),
+            }),
+            _ => {}
+        }
+    }
+
+    fn interest(&self) -> EventInterest {
+        EventInterest::of(&[
+            EventKind::RawNode,
+            EventKind::PairingQrCode,
+            EventKind::PairingQrCodesExhausted,
+            EventKind::PairingCode,
+            EventKind::PairingCodeError,
+            EventKind::PairingCodeRefresh,
+            EventKind::PairSuccess,
+            EventKind::PairError,
+            EventKind::PairPasskeyRequest,
+            EventKind::PairPasskeyError,
+            EventKind::Connected,
+            EventKind::LoggedOut,
+            EventKind::StreamReplaced,
+            EventKind::TemporaryBan,
+            EventKind::ClientOutdated,
+            EventKind::ConnectFailure,
+        ])
+    }
+}
+
+/// The number on the wire, for the journal and for tests.
+fn reason_code(reason: ConnectFailureReason) -> i32 {
+    match reason {
+        ConnectFailureReason::Generic => 400,
+        ConnectFailureReason::LoggedOut => 401,
+        ConnectFailureReason::TempBanned => 402,
+        ConnectFailureReason::AccountLocked => 403,
+        ConnectFailureReason::UnknownLogout => 406,
+        ConnectFailureReason::ClientOutdated => 405,
+        ConnectFailureReason::BadUserAgent => 409,
+        ConnectFailureReason::CatExpired => 413,
+        ConnectFailureReason::CatInvalid => 414,
+        ConnectFailureReason::NotFound => 415,
+        ConnectFailureReason::ClientUnknown => 418,
+        ConnectFailureReason::InternalServerError => 500,
+        ConnectFailureReason::Experimental => 501,
+        ConnectFailureReason::ServiceUnavailable => 503,
+        ConnectFailureReason::Unknown(code) => code,
+    }
+}

@@ -1,0 +1,185 @@
+//! Owns what else people can wish: cancel, reconnect, unlink.
+
+use super::*;
+
+impl Machine {
+    pub(super) fn cancel(mut self, waiter: Waiter, fx: &mut Fx) -> Self {
+        if is_linking(visible(&self.phase)) {
+            fx.push(Effect::Reply(
+                vec![waiter],
+                Err(Code::LinkingInProgress.into()),
+            ));
+            return self;
+        }
+        fx.push(Effect::Reply(vec![waiter], Ok(Answer::Done)));
+        if matches!(self.phase, Phase::Recording { .. } | Phase::Probing { .. }) {
+            let (ask, machine) = self.take_back();
+            fx.push(Effect::Reply(ask.waiters, Err(Code::Cancelled.into())));
+            self = machine;
+        }
+        match &mut self.phase {
+            Phase::Preparing {
+                ask,
+                next,
+                cancelled,
+                ..
+            } => {
+                let mut waiters = std::mem::take(&mut ask.waiters);
+                waiters.extend(next.take().into_iter().flat_map(|next| next.waiters));
+                fx.push(Effect::Reply(waiters, Err(Code::Cancelled.into())));
+                *cancelled = true;
+                self
+            }
+            Phase::Opening { ask, .. } | Phase::Scanning { ask, .. } => {
+                let waiters = std::mem::take(&mut ask.waiters);
+                fx.push(Effect::Reply(waiters, Err(Code::Cancelled.into())));
+                self.give_up(None, fx)
+            }
+            Phase::Awaiting(awaiting) => {
+                if !awaiting.hidden {
+                    fx.push(Effect::CodeEnded(EndReason::Cancelled));
+                }
+                self.give_up(None, fx)
+            }
+            _ => self,
+        }
+    }
+
+    pub(super) fn reconnect(mut self, waiter: Waiter, now: Now, fx: &mut Fx) -> Self {
+        fx.push(Effect::Reply(vec![waiter], Ok(Answer::Done)));
+        match &self.phase {
+            Phase::Linked {
+                stage: Stage::Waiting { .. },
+                ..
+            } => self.resume(fx),
+            Phase::Rest(rest) if rest.state == State::StoreUnavailable => {
+                fx.push(Effect::Reboot);
+                self
+            }
+            Phase::Rest(_) if self.row.as_ref().is_some_and(is_live) => {
+                if let Some(row) = &mut self.row
+                    && row.halted.take().is_some()
+                {
+                    fx.push(Effect::Halt(None));
+                }
+                let _ = now;
+                self.connect(0, None, fx)
+            }
+            _ => self,
+        }
+    }
+
+    /// Tries now instead of later.
+    pub(super) fn resume(mut self, fx: &mut Fx) -> Self {
+        let Phase::Linked { attempt, first, .. } = self.phase else {
+            return self;
+        };
+        self.phase = Phase::Rest(Rest::new(State::Reconnecting, None));
+        self.connect(attempt, first, fx)
+    }
+
+    pub(super) fn unlink(mut self, waiter: Waiter, asker: Asker, fx: &mut Fx) -> Self {
+        if self.phone_is_linking() {
+            fx.push(Effect::Reply(
+                vec![waiter],
+                Err(Code::LinkingInProgress.into()),
+            ));
+            return self;
+        }
+        match &mut self.phase {
+            Phase::Awaiting(awaiting) if !awaiting.hidden => {
+                fx.push(Effect::CodeEnded(EndReason::Cancelled));
+            }
+            Phase::Opening { ask, .. } | Phase::Scanning { ask, .. } => {
+                let waiters = std::mem::take(&mut ask.waiters);
+                fx.push(Effect::Reply(waiters, Err(Code::Cancelled.into())));
+            }
+            _ => {}
+        }
+        if self.row.is_none() {
+            fx.push(Effect::Reply(vec![waiter], Ok(Answer::Done)));
+            return self.give_up(None, fx);
+        }
+        self.leave(vec![waiter], Leaving::Asked, Some(asker), true, fx)
+    }
+
+    pub(super) fn leave(
+        mut self,
+        waiters: Vec<Waiter>,
+        why: Leaving,
+        asker: Option<Asker>,
+        tell: bool,
+        fx: &mut Fx,
+    ) -> Self {
+        let live = self
+            .row
+            .as_ref()
+            .is_some_and(|row| is_live(row) || why == Leaving::WrongPhone);
+        let was = match self.state() {
+            State::AwaitingCodeEntry | State::AwaitingScan | State::Connecting => State::Unlinked,
+            state => state,
+        };
+        let ticket = self.job(
+            Job::Leave {
+                tell: tell && live,
+                why,
+                asker,
+            },
+            fx,
+        );
+        self.phase = Phase::Leaving {
+            ticket,
+            waiters,
+            was,
+            why,
+            live,
+        };
+        self
+    }
+
+    pub(super) fn left(mut self, ticket: Ticket, result: Result<Left, LeaveFailed>, fx: &mut Fx) -> Self {
+        let Phase::Leaving {
+            ticket: ours,
+            waiters,
+            why,
+            live,
+            ..
+        } = self.phase
+        else {
+            return self;
+        };
+        debug_assert_eq!(ticket, ours, "one unlinking at a time");
+        self.phase = Phase::Rest(Rest::new(State::Unlinked, None));
+        if why == Leaving::WrongPhone {
+            fx.push(Effect::CodeEnded(EndReason::Failed));
+            fx.push(Effect::Error(Code::WrongPhoneLinked.into()));
+        }
+        match result {
+            Ok(left) => {
+                self.row = None;
+                fx.push(Effect::Reply(waiters, Ok(Answer::Done)));
+                let reason = match why {
+                    Leaving::WrongPhone => Some(Code::WrongPhoneLinked),
+                    // Wiped here, but the phone goes on listing the device.
+                    Leaving::Asked if live && !left.told => Some(Code::HalfLinked),
+                    Leaving::Asked => None,
+                };
+                self.rest(Rest::new(State::Unlinked, reason))
+            }
+            Err(failed) => {
+                fx.push(Effect::Reply(waiters, Err(Code::StoreUnavailable.into())));
+                if !failed.told && why == Leaving::Asked && live {
+                    // Nothing was told and nothing wiped: the link is as it was.
+                    return self.connect(0, None, fx);
+                }
+                if let Some(row) = &mut self.row {
+                    row.ended.get_or_insert(crate::store::Ended {
+                        at: 0,
+                        reason: EndedReason::LoggedOut,
+                    });
+                }
+                self.rest(Rest::new(State::LoggedOut, Some(Code::StoreUnavailable)))
+            }
+        }
+    }
+}

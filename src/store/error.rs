@@ -1,0 +1,80 @@
+//! Owns what can go wrong with the store, and what to do about it. No error holds a number or a key.
+
+use std::io;
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the store is in use by another process; stop that one first")]
+    InUse,
+    /// The file is not what was written.
+    #[error("the store is damaged ({0}); restore a backup with `hairpin restore`, or set it aside with `hairpin start-over`")]
+    Damaged(&'static str),
+    /// A newer version of the program wrote it.
+    #[error("the store was written by a newer version (layout {0}); install that version again")]
+    Newer(u32),
+    /// The keys beside it are missing.
+    #[error("the store's keys (hairpin.keys) are missing; put them back, or restore a backup with `hairpin restore`")]
+    KeysMissing,
+    /// The keys are wrapped under a key that is not at hand.
+    #[error("the store's keys cannot be unwrapped; give the credential `hairpin-key` that wrapped them")]
+    KeysWrong,
+    /// The disk says no.
+    #[error("the store cannot be opened: {0}; free space or make the folder writable")]
+    Io(#[from] io::Error),
+}
+
+/// Why an operation on an open store failed. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The link this belongs to has been wiped or replaced.
+    #[error("this link has been wiped; nothing of it is written any more")]
+    StaleEpoch,
+    /// The disk is full, read-only or broken.
+    #[error("the disk does not take or give the data")]
+    Disk,
+    /// A row is not what was written.
+    #[error("a stored row is damaged")]
+    Damaged,
+    /// A value is larger than any record may be.
+    #[error("a value is too large to be stored")]
+    TooLarge,
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+macro_rules! from_redb {
+    ($($error:ty),*) => {$(
+        impl From<$error> for StoreError {
+            fn from(error: $error) -> Self {
+                redb::Error::from(error).into()
+            }
+        }
+    )*};
+}
+
+from_redb!(
+    redb::StorageError,
+    redb::TableError,
+    redb::TransactionError,
+    redb::CommitError
+);
+
+impl From<redb::Error> for StoreError {
+    fn from(error: redb::Error) -> Self {
+        match error {
+            redb::Error::Corrupted(_) | redb::Error::TableTypeMismatch { .. } => Self::Damaged,
+            redb::Error::ValueTooLarge(_) => Self::TooLarge,
+            _ => Self::Disk,
+        }
+    }
+}
+
+/// For whatsapp-rust, which knows its own kind of error only.
+impl From<StoreError> for whatsapp_rust::wacore::store::error::StoreError {
+    fn from(error: StoreError) -> Self {
+        Self::Database(Box::new(error))
+    }
+}

@@ -1,0 +1,177 @@
+//! Owns the encoding of records: a version byte, then bincode of our own mirror structs, with a limit.
+//! The only file that knows bincode. A released layout never changes: a new one gets a new version byte.
+
+use bincode::config::{self, Configuration, Fixint, LittleEndian, Limit};
+use bincode::{Decode, Encode};
+
+use super::error::StoreError;
+
+/// The largest record of our own; upstream's blobs are stored as they are.
+const LIMIT: usize = 16 << 20;
+const V1: u8 = 1;
+
+fn config() -> Configuration<LittleEndian, Fixint, Limit<LIMIT>> {
+    config::standard()
+        .with_fixed_int_encoding()
+        .with_limit::<LIMIT>()
+}
+
+/// Encodes a record of the present version.
+pub(super) fn encode<T: Encode>(record: &T) -> Result<Vec<u8>, StoreError> {
+    let mut out = vec![V1];
+    bincode::encode_into_std_write(record, &mut out, config()).map_err(|_| StoreError::TooLarge)?;
+    Ok(out)
+}
+
+/// Decodes a record of any version known; bytes left over are damage.
+pub(super) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, StoreError> {
+    let (&version, rest) = bytes.split_first().ok_or(StoreError::Damaged)?;
+    if version != V1 {
+        return Err(StoreError::Damaged);
+    }
+    let (record, used) =
+        bincode::decode_from_slice(rest, config()).map_err(|_| StoreError::Damaged)?;
+    if used == rest.len() {
+        Ok(record)
+    } else {
+        Err(StoreError::Damaged)
+    }
+}
+
+/// A session's slot.
+#[derive(Debug, Encode, Decode)]
+pub(super) struct SessionRecord {
+    pub(super) name: String,
+    pub(super) created_at: i64,
+}
+
+/// A link.
+#[derive(Encode, Decode)]
+pub(super) struct LinkRecord {
+    pub(super) epoch: u64,
+    pub(super) link_id: String,
+    pub(super) line: String,
+    pub(super) intended: String,
+    pub(super) created_at: i64,
+    pub(super) linked: Option<LinkedRecord>,
+    pub(super) last_connected: Option<i64>,
+    pub(super) ended: Option<(i64, u8)>,
+    pub(super) halted: Option<(i64, u8, Option<i64>)>,
+    pub(super) finishing: bool,
+    pub(super) restored: bool,
+}
+
+/// Whom it is linked to.
+#[derive(Encode, Decode)]
+pub(super) struct LinkedRecord {
+    pub(super) at: i64,
+    pub(super) phone: String,
+    pub(super) jid: String,
+    pub(super) lid: Option<String>,
+}
+
+/// A journal entry.
+#[derive(Encode, Decode)]
+pub(super) struct JournalRecord {
+    pub(super) time: i64,
+    pub(super) session: String,
+    pub(super) what: u8,
+    pub(super) phone: Option<String>,
+    pub(super) old_phone: Option<String>,
+    pub(super) by: Option<String>,
+    pub(super) user_agent: Option<String>,
+    pub(super) confirmed: Option<bool>,
+    pub(super) was_linked: Option<bool>,
+    pub(super) credential_age_seconds: Option<u64>,
+    pub(super) last_connected: Option<i64>,
+    pub(super) duration_ms: Option<u64>,
+    pub(super) outcome: Option<String>,
+}
+
+/// An app-state sync key.
+#[derive(Encode, Decode)]
+pub(super) struct SyncKeyRecord {
+    pub(super) key_data: Vec<u8>,
+    pub(super) fingerprint: Vec<u8>,
+    pub(super) timestamp: i64,
+}
+
+/// A hidden id and its number.
+#[derive(Encode, Decode)]
+pub(super) struct LidRecord {
+    pub(super) lid: String,
+    pub(super) phone_number: String,
+    pub(super) created_at: i64,
+    pub(super) updated_at: i64,
+    pub(super) learning_source: String,
+}
+
+/// The devices of a user: id, key index, hosted.
+#[derive(Encode, Decode)]
+pub(super) struct DeviceListRecord {
+    pub(super) user: String,
+    pub(super) devices: Vec<(u32, Option<u32>, bool)>,
+    pub(super) timestamp: i64,
+    pub(super) phash: Option<String>,
+    pub(super) raw_id: Option<u32>,
+}
+
+/// A contact's privacy token.
+#[derive(Encode, Decode)]
+pub(super) struct TcTokenRecord {
+    pub(super) jid: String,
+    pub(super) token: Vec<u8>,
+    pub(super) token_timestamp: i64,
+    pub(super) sender_timestamp: Option<i64>,
+}
+
+/// Whether a device has a group's sender key.
+#[derive(Encode, Decode)]
+pub(super) struct SenderKeyDeviceRecord {
+    pub(super) device: String,
+    pub(super) has_key: bool,
+}
+
+/// A message, and when it came.
+#[derive(Encode, Decode)]
+pub(super) struct TimedRecord {
+    pub(super) at: i64,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// A message secret.
+#[derive(Encode, Decode)]
+pub(super) struct MsgSecretRecord {
+    pub(super) secret: [u8; 32],
+    pub(super) expires_at: i64,
+    pub(super) message_ts: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_an_unknown_version_or_length_is_damage() {
+        let good = encode(&SessionRecord {
+            name: "Salon".to_owned(),
+            created_at: 5,
+        })
+        .expect("small");
+        assert!(decode::<SessionRecord>(&good).is_ok());
+        let mut newer = good.clone();
+        newer[0] = 2;
+        assert!(matches!(decode::<SessionRecord>(&newer), Err(StoreError::Damaged)));
+        let mut longer = good.clone();
+        longer.push(0);
+        assert!(matches!(decode::<SessionRecord>(&longer), Err(StoreError::Damaged)));
+        assert!(matches!(decode::<SessionRecord>(&good[..4]), Err(StoreError::Damaged)));
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_is_refused_before_memory_is_asked_for() {
+        // A name that claims to be 2^62 bytes long.
+        let bytes = [&[V1][..], &(1u64 << 62).to_le_bytes()].concat();
+        assert!(matches!(decode::<SessionRecord>(&bytes), Err(StoreError::Damaged)));
+    }
+}
