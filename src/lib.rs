@@ -1,5 +1,11 @@
-//! Hairpin.
+//! Hairpin: links a salon's WhatsApp by pairing code and keeps it linked.
+//!
+//! Imports point down only: `phone`, `mask`, `secret`, `error` ← `store` ← `link` ← `session` ← `web` ← `app` ← `cli`.
+
 pub mod access;
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod error;
 pub mod link;
 pub mod mask;
@@ -8,5 +14,7 @@ pub mod phone;
 pub mod secret;
 pub mod session;
 pub mod store;
+pub mod systemd;
+pub mod telemetry;
 pub mod web;
 pub mod words;

@@ -1,1 +1,5 @@
-fn main(){}
+//! Owns the process: everything else is in the library.
+
+fn main() -> std::process::ExitCode {
+    hairpin::cli::main().into()
+}

@@ -1,7 +1,6 @@
 //! Owns the counters (contract section 6): their names, their help, their two outputs.
 //! A label never holds a number; the help of a metric is its field's doc comment.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -15,11 +14,13 @@ use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
 
 use crate::error::Code;
-use crate::session::State;
 
 /// How a request for a code ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types, reason = "the variant's name is the label's value")]
+#[allow(
+    non_camel_case_types,
+    reason = "the variant's name is the label's value"
+)]
 enum Outcome {
     shown,
     already_linked,
@@ -48,23 +49,24 @@ const OUTCOMES: [Outcome; 10] = [
 
 const REASONS: [&str; 4] = ["restart", "lost", "too_fast", "asked"];
 
-const STATES: [State; 16] = [
-    State::Unlinked,
-    State::Connecting,
-    State::AwaitingCodeEntry,
-    State::AwaitingScan,
-    State::Linking,
-    State::Connected,
-    State::Reconnecting,
-    State::LoggedOut,
-    State::Replaced,
-    State::Banned,
-    State::Locked,
-    State::PasskeyRequired,
-    State::Outdated,
-    State::HalfLinked,
-    State::StoreUnavailable,
-    State::Failed,
+/// The states of contract section 3.
+const STATES: [&str; 16] = [
+    "UNLINKED",
+    "CONNECTING",
+    "AWAITING_CODE_ENTRY",
+    "AWAITING_SCAN",
+    "LINKING",
+    "CONNECTED",
+    "RECONNECTING",
+    "LOGGED_OUT",
+    "REPLACED",
+    "BANNED",
+    "LOCKED",
+    "PASSKEY_REQUIRED",
+    "OUTDATED",
+    "HALF_LINKED",
+    "STORE_UNAVAILABLE",
+    "FAILED",
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -126,7 +128,14 @@ impl Metrics {
             wipe_duration: commits(),
             wipe_failures: Counter::default(),
             // A minute to a year.
-            credential_age: Histogram::new([60.0, 3_600.0, 86_400.0, 604_800.0, 2_592_000.0, 31_536_000.0]),
+            credential_age: Histogram::new([
+                60.0,
+                3_600.0,
+                86_400.0,
+                604_800.0,
+                2_592_000.0,
+                31_536_000.0,
+            ]),
             pairing_duration: people(),
             code_request_duration: people(),
             link_state: Family::default(),
@@ -137,37 +146,97 @@ impl Metrics {
             login_failures: Counter::default(),
         };
         for outcome in OUTCOMES {
-            metrics.pairing_requests.get_or_create(&ByOutcome { outcome });
+            drop(
+                metrics
+                    .pairing_requests
+                    .get_or_create(&ByOutcome { outcome }),
+            );
         }
         for was_linked in [true, false] {
-            metrics.phone_mismatch.get_or_create(&ByWasLinked {
+            drop(metrics.phone_mismatch.get_or_create(&ByWasLinked {
                 was_linked: was_linked.to_string(),
-            });
+            }));
         }
         for reason in REASONS {
-            metrics.reconnects.get_or_create(&ByReason {
+            drop(metrics.reconnects.get_or_create(&ByReason {
                 reason: reason.to_owned(),
-            });
+            }));
         }
         metrics.registered()
     }
 
     fn registered(mut self) -> Self {
         let r = &mut self.registry;
-        r.register("pairing_requests", "Requests for a pairing code, by outcome", self.pairing_requests.clone());
-        r.register("phone_mismatch", "Old links of another line that were wiped for a new number", self.phone_mismatch.clone());
-        r.register("wipe_duration_seconds", "How long a wipe took, until it was durable", self.wipe_duration.clone());
-        r.register("wipe_failures", "Wipes that failed", self.wipe_failures.clone());
-        r.register("credential_age_on_mismatch_seconds", "How old the wiped credentials of another line were", self.credential_age.clone());
-        r.register("pairing_duration_seconds", "From asked to linked", self.pairing_duration.clone());
-        r.register("code_request_duration_seconds", "From asked to shown", self.code_request_duration.clone());
-        r.register("link_state", "1 for the state a session is in", self.link_state.clone());
-        r.register("reconnects", "New connections of a link, by reason", self.reconnects.clone());
-        r.register("store_commit_duration_seconds", "How long a durable commit of the store took", self.store_commit_duration.clone());
-        r.register("store_size_bytes", "Size of the store's file", self.store_size.clone());
-        r.register("websocket_connections", "Page sockets that are open", self.websockets.clone());
-        r.register("login_failures", "Wrong access keys", self.login_failures.clone());
-        r.register("build", "What is running", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        r.register(
+            "pairing_requests",
+            "Requests for a pairing code, by outcome",
+            self.pairing_requests.clone(),
+        );
+        r.register(
+            "phone_mismatch",
+            "Old links of another line that were wiped for a new number",
+            self.phone_mismatch.clone(),
+        );
+        r.register(
+            "wipe_duration_seconds",
+            "How long a wipe took, until it was durable",
+            self.wipe_duration.clone(),
+        );
+        r.register(
+            "wipe_failures",
+            "Wipes that failed",
+            self.wipe_failures.clone(),
+        );
+        r.register(
+            "credential_age_on_mismatch_seconds",
+            "How old the wiped credentials of another line were",
+            self.credential_age.clone(),
+        );
+        r.register(
+            "pairing_duration_seconds",
+            "From asked to linked",
+            self.pairing_duration.clone(),
+        );
+        r.register(
+            "code_request_duration_seconds",
+            "From asked to shown",
+            self.code_request_duration.clone(),
+        );
+        r.register(
+            "link_state",
+            "1 for the state a session is in",
+            self.link_state.clone(),
+        );
+        r.register(
+            "reconnects",
+            "New connections of a link, by reason",
+            self.reconnects.clone(),
+        );
+        r.register(
+            "store_commit_duration_seconds",
+            "How long a durable commit of the store took",
+            self.store_commit_duration.clone(),
+        );
+        r.register(
+            "store_size_bytes",
+            "Size of the store's file",
+            self.store_size.clone(),
+        );
+        r.register(
+            "websocket_connections",
+            "Page sockets that are open",
+            self.websockets.clone(),
+        );
+        r.register(
+            "login_failures",
+            "Wrong access keys",
+            self.login_failures.clone(),
+        );
+        r.register(
+            "build",
+            "What is running",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         self
     }
 
@@ -209,7 +278,10 @@ impl Metrics {
             })
             .inc();
         // Ages stay far below 2^52 seconds.
-        #[allow(clippy::cast_precision_loss, reason = "an age in seconds is far below 2^52")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "an age in seconds is far below 2^52"
+        )]
         self.credential_age.observe(age_seconds as f64);
     }
 
@@ -237,13 +309,13 @@ impl Metrics {
             .inc();
     }
 
-    /// A session came into a state.
-    pub fn state(&self, session: &str, state: State) {
+    /// A session came into a state, named as the contract does.
+    pub fn state(&self, session: &str, state: &str) {
         for other in STATES {
             self.link_state
                 .get_or_create(&ByState {
                     session: session.to_owned(),
-                    state: state_name(other),
+                    state: other.to_owned(),
                 })
                 .set(i64::from(other == state));
         }
@@ -254,7 +326,7 @@ impl Metrics {
         for state in STATES {
             self.link_state.remove(&ByState {
                 session: session.to_owned(),
-                state: state_name(state),
+                state: state.to_owned(),
             });
         }
     }
@@ -299,7 +371,9 @@ impl Metrics {
                 .filter_map(|label| label.split_once('='))
                 .map(|(key, value)| (key.to_owned(), json!(value.trim_matches('"'))))
                 .collect();
-            let value = value.parse::<f64>().map_or(Value::Null, |value| json!(value));
+            let value = value
+                .parse::<f64>()
+                .map_or(Value::Null, |value| json!(value));
             let list = all
                 .entry(name.to_owned())
                 .or_insert_with(|| Value::Array(Vec::new()));
@@ -317,18 +391,6 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-fn state_name(state: State) -> String {
-    let mut name = String::new();
-    for (index, letter) in format!("{state:?}").chars().enumerate() {
-        if letter.is_uppercase() && index > 0 {
-            name.push('_');
-        }
-        // Writing into a String does not fail.
-        let _ = write!(name, "{}", letter.to_uppercase());
-    }
-    name
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,7 +398,7 @@ mod tests {
     #[test]
     fn every_metric_of_the_contract_is_there_at_zero() {
         let metrics = Metrics::new();
-        metrics.state("salon", State::AwaitingCodeEntry);
+        metrics.state("salon", "AWAITING_CODE_ENTRY");
         let text = metrics.text();
         for sample in [
             "hairpin_pairing_requests_total{outcome=\"shown\"} 0",

@@ -143,13 +143,11 @@ impl Phone {
         if digits.len() > 15 {
             return Err(PhoneError::TooLong);
         }
-        Ok(
-            plan(&format!("+{digits}"), None).unwrap_or_else(|_| Self {
-                digits: Zeroizing::new(digits.to_owned()),
-                country: None,
-                kind: "unknown",
-            }),
-        )
+        Ok(plan(&format!("+{digits}"), None).unwrap_or_else(|_| Self {
+            digits: Zeroizing::new(digits.to_owned()),
+            country: None,
+            kind: "unknown",
+        }))
     }
 
     /// The whole number, E.164 without `+`: for WhatsApp, and for whoever just typed it.
@@ -276,7 +274,10 @@ fn cleaned(text: &str) -> Result<Zeroizing<String>, PhoneError> {
 /// Full-width and other decimal digits as ASCII, spaces and dashes of every kind as one, invisible signs away.
 fn plain_char(sign: char) -> Option<char> {
     match sign {
-        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => None,
+        '\u{200b}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{2069}'
+        | '\u{feff}' => None,
         '\u{ff10}'..='\u{ff19}' => char::from_digit(u32::from(sign) - 0xff10, 10),
         '\u{0660}'..='\u{0669}' => char::from_digit(u32::from(sign) - 0x0660, 10),
         '\u{06f0}'..='\u{06f9}' => char::from_digit(u32::from(sign) - 0x06f0, 10),
@@ -290,7 +291,11 @@ fn plain_char(sign: char) -> Option<char> {
 }
 
 fn is_number_sign(sign: char) -> bool {
-    sign.is_ascii_digit() || matches!(sign, ' ' | '(' | ')' | '[' | ']' | '-' | '.' | '/' | '+' | '~' | '·')
+    sign.is_ascii_digit()
+        || matches!(
+            sign,
+            ' ' | '(' | ')' | '[' | ']' | '-' | '.' | '/' | '+' | '~' | '·'
+        )
 }
 
 /// A number, then a mark, then more digits: `ext. 890`, `доб. 12`, `x12`, `#12`.
@@ -441,7 +446,10 @@ mod tests {
             let error = ru(text).expect_err(text);
             assert_eq!(error.reason(), reason, "{text}");
         }
-        assert_eq!(ru(&"8".repeat(65)).expect_err("long").reason(), "too_much_text");
+        assert_eq!(
+            ru(&"8".repeat(65)).expect_err("long").reason(),
+            "too_much_text"
+        );
         let error = Country::parse("XX").expect_err("no such country");
         assert_eq!(error.reason(), "unknown_country");
         assert_eq!(error.code(), Code::InvalidCountryCode);
@@ -472,7 +480,10 @@ mod tests {
         // The form that the plan calls valid is the one that is kept.
         assert_eq!(line("551187654321").digits(), "5511987654321");
         assert_eq!(line("5215512345678").digits(), "525512345678");
-        assert_eq!(ru("+55 11 8765-4321").expect("old form").digits(), "5511987654321");
+        assert_eq!(
+            ru("+55 11 8765-4321").expect("old form").digits(),
+            "5511987654321"
+        );
     }
 
     #[test]

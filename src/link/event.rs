@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use whatsapp_rust::types::events::{ConnectFailureReason, Event, EventHandler, EventInterest, EventKind};
+use whatsapp_rust::types::events::{
+    ConnectFailureReason, Event, EventHandler, EventInterest, EventKind,
+};
 use whatsapp_rust::wacore_binary::{NodeContentRef, NodeRef};
 
 use crate::secret::SecretText;
@@ -17,7 +19,7 @@ const MOST_TRIES: u32 = 3;
 /// What happened to one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkEvent {
-    /// The connection is up and encrypted: a code can be asked for.
+    /// WhatsApp is ready to register this device: a code can be asked for.
     Opened,
     /// A QR code can be shown for this long.
     Qr {
@@ -118,6 +120,7 @@ pub(super) struct Handler {
     close: Mutex<Option<Close>>,
     /// Wakes the run task when the stream is as good as over.
     pub(super) ending: tokio::sync::Notify,
+    opened: AtomicBool,
     asking: AtomicBool,
     pairing_ref: Mutex<Option<Vec<u8>>>,
     tries: AtomicU32,
@@ -135,6 +138,7 @@ impl Handler {
             sink,
             close: Mutex::new(None),
             ending: tokio::sync::Notify::new(),
+            opened: AtomicBool::new(false),
             asking: AtomicBool::new(false),
             pairing_ref: Mutex::new(None),
             tries: AtomicU32::new(0),
@@ -251,10 +255,16 @@ impl EventHandler for Handler {
     fn handle_event(&self, event: Arc<Event>) {
         match &*event {
             Event::RawNode(node) => self.raw(node.get()),
-            Event::PairingQrCode(qr) => self.tell(LinkEvent::Qr {
-                value: SecretText::new(qr.code.clone()),
-                left: qr.timeout,
-            }),
+            Event::PairingQrCode(qr) => {
+                // The first refs are WhatsApp's own sign that a code can be asked for.
+                if !self.opened.swap(true, Ordering::SeqCst) {
+                    self.tell(LinkEvent::Opened);
+                }
+                self.tell(LinkEvent::Qr {
+                    value: SecretText::new(qr.code.clone()),
+                    left: qr.timeout,
+                });
+            }
             Event::PairingQrCodesExhausted(_) => self.tell(LinkEvent::QrOver),
             Event::PairingCode(code) => self.tell(LinkEvent::Code {
                 code: SecretText::new(code.code.clone()),

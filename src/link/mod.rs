@@ -157,7 +157,6 @@ impl Link {
                 .is_ok()
             {
                 opener.connected.store(true, Ordering::SeqCst);
-                opener.handler.tell(LinkEvent::Opened);
             }
         });
         // Not a tracked task: it must report the end even while the tracked ones are drained.
@@ -201,9 +200,7 @@ impl Link {
             if let Err(error) = answer
                 && !error.lost_the_flow_to_another_request()
             {
-                inner
-                    .handler
-                    .tell(LinkEvent::CodeRefused(refusal(&error)));
+                inner.handler.tell(LinkEvent::CodeRefused(refusal(&error)));
             }
         });
     }

@@ -20,7 +20,10 @@ pub(super) struct TrackedRuntime {
 
 impl TrackedRuntime {
     /// Runs a future as one of the client's tasks.
-    pub(super) fn run(&self, future: impl Future<Output = ()> + Send + 'static) -> tokio::task::AbortHandle {
+    pub(super) fn run(
+        &self,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> tokio::task::AbortHandle {
         let cut = self.cut.clone();
         self.tasks
             .spawn(async move {
@@ -35,7 +38,10 @@ impl TrackedRuntime {
     /// Waits until every task has ended; after `patience` cuts those that remain.
     pub(super) async fn drain(&self, patience: Duration) {
         self.tasks.close();
-        if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(patience, self.tasks.wait())
+            .await
+            .is_err()
+        {
             self.cut.cancel();
             self.tasks.wait().await;
         }

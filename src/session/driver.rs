@@ -37,7 +37,8 @@ pub(super) enum Command {
 }
 
 enum Reply {
-    Code(oneshot::Sender<Result<PairingCode, RequestError>>),
+    /// Since when, for the metrics.
+    Code(oneshot::Sender<Result<PairingCode, RequestError>>, Instant),
     Done(oneshot::Sender<Result<(), RequestError>>),
 }
 
@@ -64,7 +65,6 @@ pub(super) struct Driver {
     /// Commands that came while the session was in the middle of something short.
     deferred: VecDeque<Command>,
     shown: Shown,
-    asked: Option<Instant>,
 }
 
 impl Driver {
@@ -83,7 +83,6 @@ impl Driver {
             next_waiter: 0,
             deferred: VecDeque::new(),
             shown,
-            asked: None,
         }
     }
 
@@ -139,6 +138,9 @@ impl Driver {
     }
 
     async fn boot(&mut self) {
+        self.tools
+            .metrics
+            .state(&self.tools.session, self.machine.state().as_str());
         let found = self.tools.found().await.map_err(|error| {
             warn!(session = %self.tools.session, %error, "the stored link cannot be read");
         });
@@ -149,7 +151,7 @@ impl Driver {
     async fn command(&mut self, command: Command) -> Option<oneshot::Sender<()>> {
         let input = match command {
             Command::Ask(request, reply) => {
-                let waiter = self.waiter(Reply::Code(reply));
+                let waiter = self.waiter(Reply::Code(reply, Instant::now()));
                 let ask = Ask {
                     request,
                     waiters: vec![waiter],
@@ -160,9 +162,7 @@ impl Driver {
             }
             Command::Cancel(reply) => Input::Cancel(self.waiter(Reply::Done(reply))),
             Command::Reconnect(reply) => Input::Reconnect(self.waiter(Reply::Done(reply))),
-            Command::Unlink(asker, reply) => {
-                Input::Unlink(self.waiter(Reply::Done(reply)), asker)
-            }
+            Command::Unlink(asker, reply) => Input::Unlink(self.waiter(Reply::Done(reply)), asker),
             Command::Rename(name) => {
                 self.publish(Some(name));
                 return None;
@@ -259,23 +259,25 @@ impl Driver {
     fn reply(&mut self, waiters: Vec<Waiter>, result: &Result<Answer, RequestError>) {
         for waiter in waiters {
             // Whoever asked may have gone: the answer is then nobody's.
-            match (self.waiters.remove(&waiter), result) {
-                (Some(Reply::Code(reply)), Ok(Answer::Code(code))) => {
-                    let _ = reply.send(Ok(code.clone()));
+            match self.waiters.remove(&waiter) {
+                Some(Reply::Code(reply, since)) => {
+                    let result = match result {
+                        Ok(Answer::Code(code)) => Ok(code.clone()),
+                        Ok(Answer::Done) => Err(Code::Internal.into()),
+                        Err(error) => Err(error.clone()),
+                    };
+                    self.tools.metrics.request_ended(
+                        result
+                            .as_ref()
+                            .map(|_| since.elapsed())
+                            .map_err(|error| error.code),
+                    );
+                    let _ = reply.send(result);
                 }
-                (Some(Reply::Code(reply)), Ok(Answer::Done)) => {
-                    let _ = reply.send(Err(Code::Internal.into()));
+                Some(Reply::Done(reply)) => {
+                    let _ = reply.send(result.as_ref().map(|_| ()).map_err(Clone::clone));
                 }
-                (Some(Reply::Code(reply)), Err(error)) => {
-                    let _ = reply.send(Err(error.clone()));
-                }
-                (Some(Reply::Done(reply)), Ok(_)) => {
-                    let _ = reply.send(Ok(()));
-                }
-                (Some(Reply::Done(reply)), Err(error)) => {
-                    let _ = reply.send(Err(error.clone()));
-                }
-                (None, _) => {}
+                None => {}
             }
         }
     }
@@ -354,10 +356,10 @@ impl Driver {
             Job::Prepare { .. } | Job::Start | Job::Leave { .. } => self.stopping.take(),
             Job::Journal(_) | Job::Probe | Job::Mark { .. } => None,
         };
-        let work = self
-            .tools
-            .clone()
-            .perform(ticket, job, self.machine.row().cloned(), link, stopping);
+        let work =
+            self.tools
+                .clone()
+                .perform(ticket, job, self.machine.row().cloned(), link, stopping);
         let done = self.done_sender.clone();
         tokio::spawn(async move {
             // A session that is gone needs no answer.
@@ -411,6 +413,9 @@ impl Driver {
         let (status_changed, qr_changed) = (view.status != old.status, view.qr != old.qr);
         let (status, qr) = (view.status.clone(), view.qr.clone());
         if status.state != old.status.state {
+            self.tools
+                .metrics
+                .state(&self.tools.session, status.state.as_str());
             info!(session = %self.tools.session, state = ?status.state, reason = ?status.reason, "state");
         }
         self.shown.view.send_replace(view);
@@ -426,7 +431,7 @@ impl Driver {
     async fn stop(mut self) {
         for (_, reply) in self.waiters.drain() {
             match reply {
-                Reply::Code(reply) => {
+                Reply::Code(reply, _) => {
                     let _ = reply.send(Err(Code::ShuttingDown.into()));
                 }
                 Reply::Done(reply) => {

@@ -15,6 +15,7 @@ use super::machine::{
 use super::types::{Asker, By, CodeRequest, Replaced, ReplacedReason, UnixMs};
 use crate::link::{Connector, Link, LinkEvent, Paired};
 use crate::mask;
+use crate::metrics::Metrics;
 use crate::phone::Phone;
 use crate::store::{
     Ended, EndedReason, Epoch, JournalEntry, JournalWhat, LinkRow, Linked, NewLink, Store,
@@ -42,6 +43,7 @@ pub(super) struct Tools {
     pub(super) session: String,
     pub(super) store: Store,
     pub(super) connector: Connector,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) probe_within: Duration,
 }
 
@@ -172,7 +174,12 @@ impl Tools {
                 .await
             {
                 Ok(wiped) => {
-                    if let Some(old) = &old {
+                    if let (Some(old), Some(replaced)) = (&old, &replaced) {
+                        self.metrics.wiped(Some(wiped.took));
+                        if replaced.reason == ReplacedReason::PhoneMismatch {
+                            self.metrics
+                                .mismatch(replaced.was_linked, replaced.credential_age_seconds);
+                        }
                         info!(
                             session = %self.session,
                             old = %old.masked(),
@@ -194,13 +201,17 @@ impl Tools {
                     }
                 }
                 Err(error) => {
+                    self.metrics.wiped(None);
                     warn!(session = %self.session, %error, "the old link could not be wiped");
                     return Err(PrepareFailed { told, row: None });
                 }
             }
         };
         let Some(row) = row else {
-            return Err(PrepareFailed { told: false, row: None });
+            return Err(PrepareFailed {
+                told: false,
+                row: None,
+            });
         };
         match self.start(row.epoch).await {
             Some(started) => Ok((Prepared { row, replaced }, started)),
@@ -290,6 +301,7 @@ impl Tools {
             )
             .await
             .map_err(|_| ())?;
+        self.metrics.linked(took);
         info!(session = %self.session, phone = %reported, wrong, took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "linked");
         Ok(row)
     }
@@ -333,13 +345,15 @@ impl Tools {
             .replace_link(&self.session, Some(row.epoch), None, vec![entry])
             .await
         {
-            Ok(_) => {
+            Ok(wiped) => {
+                self.metrics.wiped(Some(wiped.took));
                 info!(session = %self.session, phone = %row.masked(), told, wrong_phone = why == Leaving::WrongPhone, "unlinked and wiped");
                 Ok(Left { told })
             }
             // Removed by hand meanwhile: that is what was wanted.
             Err(StoreError::StaleEpoch) => Ok(Left { told }),
             Err(error) => {
+                self.metrics.wiped(None);
                 warn!(session = %self.session, %error, "the link could not be wiped");
                 Err(LeaveFailed { told })
             }
@@ -394,7 +408,10 @@ impl Tools {
     /// (power lost in between) is a whole link.
     pub(super) async fn found(&self) -> Result<Option<LinkRow>, StoreError> {
         let row = self.store.link(&self.session)?;
-        let Some(half) = row.as_ref().filter(|row| row.finishing && row.linked.is_none()) else {
+        let Some(half) = row
+            .as_ref()
+            .filter(|row| row.finishing && row.linked.is_none())
+        else {
             return Ok(row);
         };
         let device = self
@@ -413,7 +430,9 @@ impl Tools {
             at: wall(),
             phone: jid.user.to_string(),
             jid: jid.to_string(),
-            lid: device.and_then(|device| device.lid).map(|lid| lid.to_string()),
+            lid: device
+                .and_then(|device| device.lid)
+                .map(|lid| lid.to_string()),
         };
         let now = wall();
         self.store
@@ -477,5 +496,7 @@ async fn gone(stopping: Option<JoinHandle<()>>) {
 pub(super) fn wall() -> UnixMs {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| UnixMs::try_from(since.as_millis()).unwrap_or(UnixMs::MAX))
+        .map_or(0, |since| {
+            UnixMs::try_from(since.as_millis()).unwrap_or(UnixMs::MAX)
+        })
 }

@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::error::Code;
 use crate::link::Connector;
+use crate::metrics::Metrics;
 use crate::store::{JournalEntry, JournalWhat, Store, StoreError};
 use driver::{Command, Driver, Shown};
 use jobs::Tools;
@@ -132,6 +133,7 @@ pub struct Sessions {
     store: Store,
     connector: Connector,
     settings: Settings,
+    metrics: Arc<Metrics>,
     /// Read on every request, written when a slot is added or removed.
     all: RwLock<BTreeMap<String, Session>>,
 }
@@ -145,6 +147,7 @@ impl Sessions {
         store: Store,
         connector: Connector,
         settings: Settings,
+        metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, StoreError> {
         let mut stored = store.sessions()?;
         if !stored.iter().any(|row| row.id == DEFAULT) {
@@ -155,6 +158,7 @@ impl Sessions {
             store,
             connector,
             settings,
+            metrics,
             all: RwLock::new(BTreeMap::new()),
         });
         for row in stored {
@@ -234,6 +238,7 @@ impl Sessions {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id);
+        self.metrics.forget(id);
         // Nobody may be looking.
         let _ = session.events.send(SessionEvent::Removed);
         Ok(())
@@ -292,6 +297,7 @@ impl Sessions {
                 session: id.to_owned(),
                 store: self.store.clone(),
                 connector: self.connector.clone(),
+                metrics: Arc::clone(&self.metrics),
                 probe_within: self.settings.connect_timeout,
             },
             Limits {

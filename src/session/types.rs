@@ -11,8 +11,7 @@ use crate::secret::SecretText;
 pub type UnixMs = i64;
 
 /// Where a session's link stands (contract section 3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     /// No link, none asked for.
     Unlinked,
@@ -46,6 +45,37 @@ pub enum State {
     StoreUnavailable,
     /// Anything else; a button tries again.
     Failed,
+}
+
+impl State {
+    /// The name in JSON, logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unlinked => "UNLINKED",
+            Self::Connecting => "CONNECTING",
+            Self::AwaitingCodeEntry => "AWAITING_CODE_ENTRY",
+            Self::AwaitingScan => "AWAITING_SCAN",
+            Self::Linking => "LINKING",
+            Self::Connected => "CONNECTED",
+            Self::Reconnecting => "RECONNECTING",
+            Self::LoggedOut => "LOGGED_OUT",
+            Self::Replaced => "REPLACED",
+            Self::Banned => "BANNED",
+            Self::Locked => "LOCKED",
+            Self::PasskeyRequired => "PASSKEY_REQUIRED",
+            Self::Outdated => "OUTDATED",
+            Self::HalfLinked => "HALF_LINKED",
+            Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+impl Serialize for State {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 /// What everybody may see of a session.

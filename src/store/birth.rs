@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, StorageError, TableDefinition};
 use tracing::warn;
 
@@ -83,7 +84,9 @@ fn bear(
         .create_new(true)
         .mode(0o600)
         .open(&born)?;
-    let database = builder(place).create_file(file).map_err(database_error)?;
+    let database = builder(place)
+        .create_with_backend(FileBackend::new(file).map_err(database_error)?)
+        .map_err(database_error)?;
     first_commit(&database, &keys)?;
     database.close().map_err(database_error)?;
     File::open(&born)?.sync_all()?;
@@ -115,7 +118,11 @@ fn first_commit(database: &Database, keys: &Keys) -> Result<(), OpenError> {
         .map(|key| (Epoch::HOUSE, key))
         .collect();
     Writer::new(&transaction, &ring)
-        .put(Table::House(House::Meta), b"next_epoch", &1u64.to_be_bytes())
+        .put(
+            Table::House(House::Meta),
+            b"next_epoch",
+            &1u64.to_be_bytes(),
+        )
         .map_err(|error| OpenError::Io(io::Error::other(error)))?;
     transaction
         .commit()
@@ -163,7 +170,9 @@ fn builder(place: &Place) -> Builder {
 
 fn database_error(error: DatabaseError) -> OpenError {
     match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::InUse,
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            OpenError::InUse
+        }
         DatabaseError::UpgradeRequired(_) => OpenError::Damaged("the file is of a foreign format"),
         DatabaseError::Storage(StorageError::Io(error))
             if error.kind() == io::ErrorKind::InvalidData =>

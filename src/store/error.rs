@@ -9,16 +9,22 @@ pub enum OpenError {
     #[error("the store is in use by another process; stop that one first")]
     InUse,
     /// The file is not what was written.
-    #[error("the store is damaged ({0}); restore a backup with `hairpin restore`, or set it aside with `hairpin start-over`")]
+    #[error(
+        "the store is damaged ({0}); restore a backup with `hairpin restore`, or set it aside with `hairpin start-over`"
+    )]
     Damaged(&'static str),
     /// A newer version of the program wrote it.
     #[error("the store was written by a newer version (layout {0}); install that version again")]
     Newer(u32),
     /// The keys beside it are missing.
-    #[error("the store's keys (hairpin.keys) are missing; put them back, or restore a backup with `hairpin restore`")]
+    #[error(
+        "the store's keys (hairpin.keys) are missing; put them back, or restore a backup with `hairpin restore`"
+    )]
     KeysMissing,
     /// The keys are wrapped under a key that is not at hand.
-    #[error("the store's keys cannot be unwrapped; give the credential `hairpin-key` that wrapped them")]
+    #[error(
+        "the store's keys cannot be unwrapped; give the credential `hairpin-key` that wrapped them"
+    )]
     KeysWrong,
     /// The disk says no.
     #[error("the store cannot be opened: {0}; free space or make the folder writable")]

@@ -176,7 +176,10 @@ pub(super) fn append(writer: &Writer<'_>, entries: &[JournalEntry]) -> Result<()
         Some((key, _)) => number(key)?,
         None => 0,
     };
-    let keys: Vec<[u8; 8]> = (last + 1..).take(encoded.len()).map(u64::to_be_bytes).collect();
+    let keys: Vec<[u8; 8]> = (last + 1..)
+        .take(encoded.len())
+        .map(u64::to_be_bytes)
+        .collect();
     writer.put_all(TABLE, keys.iter().zip(&encoded))?;
     let newest = last + encoded.len() as u64;
     if newest > MOST {

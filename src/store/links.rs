@@ -115,7 +115,11 @@ impl LinkRow {
     /// The number as it may be shown.
     #[must_use]
     pub fn masked(&self) -> String {
-        mask::digits(self.linked.as_ref().map_or(&self.intended, |linked| &linked.phone))
+        mask::digits(
+            self.linked
+                .as_ref()
+                .map_or(&self.intended, |linked| &linked.phone),
+        )
     }
 
     fn new(epoch: Epoch, link_id: String, new: &NewLink) -> Self {

@@ -166,7 +166,10 @@ impl Store {
     /// # Errors
     /// Why not.
     pub fn check(&self) -> Result<(), StoreError> {
-        self.read(|rows| rows.get(Table::House(House::Meta), b"next_epoch").map(|_| ()))
+        self.read(|rows| {
+            rows.get(Table::House(House::Meta), b"next_epoch")
+                .map(|_| ())
+        })
     }
 
     /// The store's file.
@@ -365,7 +368,9 @@ impl Store {
                 return Ok(None);
             }
             let frees = spent[spent.len() - limit] + HOUR_MS - now;
-            let seconds = u64::try_from(frees.clamp(1, HOUR_MS)).unwrap_or(1).div_ceil(1000);
+            let seconds = u64::try_from(frees.clamp(1, HOUR_MS))
+                .unwrap_or(1)
+                .div_ceil(1000);
             Ok(Some(seconds))
         })
     }
@@ -379,7 +384,12 @@ impl Store {
         self.write(move |writer| {
             let name = writer.key(BUDGET)?.name(&[line.as_bytes()]);
             let old: Vec<Vec<u8>> = writer
-                .raw_range(&BUDGET.name(), (Bound::Unbounded, Bound::Unbounded), usize::MAX, false)?
+                .raw_range(
+                    &BUDGET.name(),
+                    (Bound::Unbounded, Bound::Unbounded),
+                    usize::MAX,
+                    false,
+                )?
                 .into_iter()
                 .map(|(row, _)| row)
                 .filter(|row| moment(row).is_none_or(|at| at <= now - HOUR_MS))
@@ -400,7 +410,10 @@ impl Store {
     }
 
     /// Reads in one short transaction.
-    fn read<T>(&self, read: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         if self.shared.closed.load(Ordering::SeqCst) {
             return Err(StoreError::Closed);
         }
@@ -512,7 +525,8 @@ fn settle(database: &redb::Database, keys: &mut keys::Keys) -> Result<u64, OpenE
 
 /// The moment in a budget row's name.
 fn moment(row: &[u8]) -> Option<i64> {
-    row.last_chunk::<8>().map(|bytes| i64::from_be_bytes(*bytes))
+    row.last_chunk::<8>()
+        .map(|bytes| i64::from_be_bytes(*bytes))
 }
 
 /// 16 random bytes as text.

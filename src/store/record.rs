@@ -1,7 +1,7 @@
 //! Owns the encoding of records: a version byte, then bincode of our own mirror structs, with a limit.
 //! The only file that knows bincode. A released layout never changes: a new one gets a new version byte.
 
-use bincode::config::{self, Configuration, Fixint, LittleEndian, Limit};
+use bincode::config::{self, Configuration, Fixint, Limit, LittleEndian};
 use bincode::{Decode, Encode};
 
 use super::error::StoreError;
@@ -161,17 +161,29 @@ mod tests {
         assert!(decode::<SessionRecord>(&good).is_ok());
         let mut newer = good.clone();
         newer[0] = 2;
-        assert!(matches!(decode::<SessionRecord>(&newer), Err(StoreError::Damaged)));
+        assert!(matches!(
+            decode::<SessionRecord>(&newer),
+            Err(StoreError::Damaged)
+        ));
         let mut longer = good.clone();
         longer.push(0);
-        assert!(matches!(decode::<SessionRecord>(&longer), Err(StoreError::Damaged)));
-        assert!(matches!(decode::<SessionRecord>(&good[..4]), Err(StoreError::Damaged)));
+        assert!(matches!(
+            decode::<SessionRecord>(&longer),
+            Err(StoreError::Damaged)
+        ));
+        assert!(matches!(
+            decode::<SessionRecord>(&good[..4]),
+            Err(StoreError::Damaged)
+        ));
     }
 
     #[test]
     fn a_length_beyond_the_limit_is_refused_before_memory_is_asked_for() {
         // A name that claims to be 2^62 bytes long.
         let bytes = [&[V1][..], &(1u64 << 62).to_le_bytes()].concat();
-        assert!(matches!(decode::<SessionRecord>(&bytes), Err(StoreError::Damaged)));
+        assert!(matches!(
+            decode::<SessionRecord>(&bytes),
+            Err(StoreError::Damaged)
+        ));
     }
 }

@@ -54,7 +54,12 @@ impl DataKey {
         hmac(&*self.naming, parts)
     }
 
-    pub(super) fn seal(&self, table: &str, row: &[u8], value: &[u8]) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn seal(
+        &self,
+        table: &str,
+        row: &[u8],
+        value: &[u8],
+    ) -> Result<Vec<u8>, StoreError> {
         let mut nonce = [0; NONCE];
         getrandom::fill(&mut nonce).map_err(|_| StoreError::Disk)?;
         let aad = self.aad(table, row);
@@ -74,7 +79,12 @@ impl DataKey {
         Ok(out)
     }
 
-    pub(super) fn open(&self, table: &str, row: &[u8], sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn open(
+        &self,
+        table: &str,
+        row: &[u8],
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, StoreError> {
         let (nonce, sealed) = sealed
             .split_first_chunk::<NONCE>()
             .filter(|(_, sealed)| sealed.len() >= TAG)
@@ -131,6 +141,9 @@ mod tests {
             flipped[at] ^= 1;
             assert_eq!(key.open("t", b"row", &flipped), Err(StoreError::Damaged));
         }
-        assert_eq!(key.open("t", b"row", &sealed[..20]), Err(StoreError::Damaged));
+        assert_eq!(
+            key.open("t", b"row", &sealed[..20]),
+            Err(StoreError::Damaged)
+        );
     }
 }

@@ -22,6 +22,7 @@ pub(super) enum House {
 }
 
 impl House {
+    #[cfg(test)]
     pub(super) const ALL: [Self; 7] = [
         Self::Meta,
         Self::Sessions,

@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use redb::{
+    ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
+};
 
 use super::Epoch;
 use super::error::StoreError;
@@ -75,7 +77,12 @@ pub(super) trait Rows {
 
     /// All rows of a table in key order.
     fn all(&self, table: Table) -> Result<Vec<Row>, StoreError> {
-        self.range(table, (Bound::Unbounded, Bound::Unbounded), usize::MAX, false)
+        self.range(
+            table,
+            (Bound::Unbounded, Bound::Unbounded),
+            usize::MAX,
+            false,
+        )
     }
 
     /// All rows whose key begins with `prefix`.
@@ -175,10 +182,11 @@ fn range_in(
     most: usize,
     newest_first: bool,
 ) -> Result<Vec<Row>, StoreError> {
-    let copy = |row: Result<(redb::AccessGuard<Bytes>, redb::AccessGuard<Bytes>), redb::StorageError>| {
-        let (key, value) = row?;
-        Ok((key.value().to_vec(), value.value().to_vec()))
-    };
+    let copy =
+        |row: Result<(redb::AccessGuard<Bytes>, redb::AccessGuard<Bytes>), redb::StorageError>| {
+            let (key, value) = row?;
+            Ok((key.value().to_vec(), value.value().to_vec()))
+        };
     let rows = table.range::<&[u8]>(range)?;
     if newest_first {
         rows.rev().take(most).map(copy).collect()

@@ -42,11 +42,18 @@ pub(super) struct Job {
 }
 
 /// Ends when every sender is gone.
-pub(super) fn run(shared: &Arc<Shared>, mut keys: Keys, mut next_epoch: u64, jobs: &mpsc::Receiver<Job>) {
+pub(super) fn run(
+    shared: &Arc<Shared>,
+    mut keys: Keys,
+    mut next_epoch: u64,
+    jobs: &mpsc::Receiver<Job>,
+) {
     let mut sweep: Option<Instant> = None;
     loop {
         let first = match sweep {
-            None => jobs.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+            None => jobs
+                .recv()
+                .map_err(|_| mpsc::RecvTimeoutError::Disconnected),
             Some(at) => jobs.recv_timeout(at.saturating_duration_since(Instant::now())),
         };
         let first = match first {

@@ -1,5 +1,7 @@
 //! One test binary: a module per behaviour.
 
+mod pairing;
+mod rig;
 mod web_api;
 mod web_door;
 mod web_limits;

@@ -187,7 +187,12 @@ impl Machine {
         }
     }
 
-    pub(super) fn linking_failed(self, reason: EndReason, error: Option<Code>, fx: &mut Fx) -> Self {
+    pub(super) fn linking_failed(
+        self,
+        reason: EndReason,
+        error: Option<Code>,
+        fx: &mut Fx,
+    ) -> Self {
         fx.push(Effect::CodeEnded(reason));
         if let Some(code) = error {
             fx.push(Effect::Error(code.into()));

@@ -17,7 +17,13 @@ impl Machine {
             LinkEvent::Connected => {
                 if let Some(first) = first {
                     if first.wrong {
-                        return self.leave(Vec::new(), Leaving::WrongPhone, Some(first.ask.request.asker), true, fx);
+                        return self.leave(
+                            Vec::new(),
+                            Leaving::WrongPhone,
+                            Some(first.ask.request.asker),
+                            true,
+                            fx,
+                        );
                     }
                     fx.push(Effect::CodeEnded(EndReason::Linked));
                 }
@@ -63,7 +69,8 @@ impl Machine {
         let halt = |reason, until: Option<Duration>| Halted {
             at: now.wall,
             reason,
-            until: until.map(|left| now.wall + i64::try_from(left.as_millis()).unwrap_or(i64::MAX / 2)),
+            until: until
+                .map(|left| now.wall + i64::try_from(left.as_millis()).unwrap_or(i64::MAX / 2)),
         };
         let halted = match close {
             Close::Restart => return self.connect(attempt, first, fx),
@@ -85,9 +92,6 @@ impl Machine {
                 return self;
             }
             Close::LoggedOut => {
-                if first.is_some() {
-                    fx.push(Effect::CodeEnded(EndReason::Failed));
-                }
                 fx.push(Effect::StopLink);
                 fx.push(Effect::End(EndedReason::LoggedOut));
                 if let Some(row) = &mut self.row {
@@ -95,6 +99,12 @@ impl Machine {
                         at: now.wall,
                         reason: EndedReason::LoggedOut,
                     });
+                }
+                if first.is_some() {
+                    // Cut off between acceptance and signature: WhatsApp never finished this link.
+                    fx.push(Effect::CodeEnded(EndReason::Failed));
+                    fx.push(Effect::Error(Code::WhatsappRejected.into()));
+                    return self.rest(Rest::new(State::Unlinked, Some(Code::WhatsappRejected)));
                 }
                 return self.rest(Rest::new(State::LoggedOut, Some(Code::LoggedOut)));
             }
@@ -138,7 +148,13 @@ impl Machine {
         self
     }
 
-    pub(super) fn marked(mut self, ticket: Ticket, result: Result<LinkRow, ()>, now: Now, fx: &mut Fx) -> Self {
+    pub(super) fn marked(
+        mut self,
+        ticket: Ticket,
+        result: Result<LinkRow, ()>,
+        now: Now,
+        fx: &mut Fx,
+    ) -> Self {
         let Phase::Marking {
             ticket: ours,
             marked,
@@ -232,11 +248,19 @@ impl Machine {
             }
             Phase::Recording { .. } | Phase::Probing { .. } => {
                 let (ask, ours, recording) = match self.phase {
-                    Phase::Recording { ask, ticket: t, back } => {
+                    Phase::Recording {
+                        ask,
+                        ticket: t,
+                        back,
+                    } => {
                         self.phase = *back;
                         (ask, t, true)
                     }
-                    Phase::Probing { ask, ticket: t, back } => {
+                    Phase::Probing {
+                        ask,
+                        ticket: t,
+                        back,
+                    } => {
                         self.phase = *back;
                         (ask, t, false)
                     }
@@ -303,12 +327,21 @@ impl Machine {
                 attempt,
                 first,
             } => {
-                if first.as_ref().is_some_and(|first| first.deadline <= now.mono) {
+                if first
+                    .as_ref()
+                    .is_some_and(|first| first.deadline <= now.mono)
+                {
                     let Some(first) = first.take() else {
                         return self;
                     };
                     if first.wrong {
-                        return self.leave(Vec::new(), Leaving::WrongPhone, Some(first.ask.request.asker), false, fx);
+                        return self.leave(
+                            Vec::new(),
+                            Leaving::WrongPhone,
+                            Some(first.ask.request.asker),
+                            false,
+                            fx,
+                        );
                     }
                     // The link is made and durable; only the network is not there.
                     fx.push(Effect::CodeEnded(EndReason::Linked));

@@ -137,7 +137,12 @@ impl Machine {
         self
     }
 
-    pub(super) fn left(mut self, ticket: Ticket, result: Result<Left, LeaveFailed>, fx: &mut Fx) -> Self {
+    pub(super) fn left(
+        mut self,
+        ticket: Ticket,
+        result: Result<Left, LeaveFailed>,
+        fx: &mut Fx,
+    ) -> Self {
         let Phase::Leaving {
             ticket: ours,
             waiters,

@@ -18,7 +18,8 @@ impl AppSyncStore for EpochBackend {
 
     async fn set_sync_key(&self, key_id: &[u8], key: AppStateSyncKey) -> Result<()> {
         let key_id = key_id.to_vec();
-        self.write(move |w, s| app_sync::set_key(w, s, &key_id, &key)).await
+        self.write(move |w, s| app_sync::set_key(w, s, &key_id, &key))
+            .await
     }
 
     async fn get_version(&self, name: &str) -> Result<HashState> {
@@ -27,7 +28,8 @@ impl AppSyncStore for EpochBackend {
 
     async fn set_version(&self, name: &str, state: HashState) -> Result<()> {
         let name = name.to_owned();
-        self.write(move |w, s| app_sync::set_version(w, s, &name, &state)).await
+        self.write(move |w, s| app_sync::set_version(w, s, &name, &state))
+            .await
     }
 
     async fn put_mutation_macs(
@@ -37,7 +39,8 @@ impl AppSyncStore for EpochBackend {
         mutations: &[AppStateMutationMAC],
     ) -> Result<()> {
         let (name, mutations) = (name.to_owned(), mutations.to_vec());
-        self.write(move |w, s| app_sync::put_macs(w, s, &name, &mutations)).await
+        self.write(move |w, s| app_sync::put_macs(w, s, &name, &mutations))
+            .await
     }
 
     async fn get_mutation_mac(&self, name: &str, index_mac: &[u8]) -> Result<Option<Vec<u8>>> {
@@ -62,12 +65,14 @@ impl AppSyncStore for EpochBackend {
 
     async fn delete_mutation_macs(&self, name: &str, index_macs: &[Vec<u8>]) -> Result<()> {
         let (name, indices) = (name.to_owned(), index_macs.to_vec());
-        self.write(move |w, s| app_sync::delete_macs(w, s, &name, &indices)).await
+        self.write(move |w, s| app_sync::delete_macs(w, s, &name, &indices))
+            .await
     }
 
     async fn clear_mutation_macs(&self, name: &str) -> Result<()> {
         let name = name.to_owned();
-        self.write(move |w, s| app_sync::clear_macs(w, s, &name)).await
+        self.write(move |w, s| app_sync::clear_macs(w, s, &name))
+            .await
     }
 
     async fn get_latest_sync_key_id(&self) -> Result<Option<Vec<u8>>> {

@@ -26,7 +26,8 @@ impl DeviceStore for EpochBackend {
     /// There is one device per epoch, so its id says nothing.
     async fn create(&self) -> Result<i32> {
         let encoded = device::encode(&Device::new())?;
-        self.write(move |w, s| device::create(w, s, &encoded)).await?;
+        self.write(move |w, s| device::create(w, s, &encoded))
+            .await?;
         Ok(1)
     }
 

@@ -45,7 +45,9 @@ impl EpochBackend {
 
     async fn write<T: Send + 'static>(
         &self,
-        mut write: impl FnMut(&Writer<'_>, &Scope) -> std::result::Result<T, StoreError> + Send + 'static,
+        mut write: impl FnMut(&Writer<'_>, &Scope) -> std::result::Result<T, StoreError>
+        + Send
+        + 'static,
     ) -> Result<T> {
         let (session, epoch) = (Arc::clone(&self.session), self.epoch);
         Ok(self

@@ -25,7 +25,8 @@ impl MsgSecretStore for EpochBackend {
             expires_at: 0,
             message_ts: 0,
         }];
-        self.write(move |w, s| secrets::put(w, s, &entries).map(|_| ())).await
+        self.write(move |w, s| secrets::put(w, s, &entries).map(|_| ()))
+            .await
     }
 
     async fn put_msg_secrets(&self, entries: Vec<MsgSecretEntry>) -> Result<usize> {
@@ -51,6 +52,7 @@ impl MsgSecretStore for EpochBackend {
     }
 
     async fn delete_expired_msg_secrets(&self, cutoff_timestamp: i64) -> Result<u32> {
-        self.write(move |w, s| secrets::delete_expired(w, s, cutoff_timestamp)).await
+        self.write(move |w, s| secrets::delete_expired(w, s, cutoff_timestamp))
+            .await
     }
 }

@@ -31,17 +31,23 @@ impl ProtocolStore for EpochBackend {
             .iter()
             .map(|&(device, has_key)| (device.to_owned(), has_key))
             .collect();
-        self.write(move |w, s| sender_key_devices::set(w, s, &group, &entries)).await
+        self.write(move |w, s| sender_key_devices::set(w, s, &group, &entries))
+            .await
     }
 
     async fn clear_sender_key_devices(&self, group_jid: &str) -> Result<()> {
         let group = group_jid.to_owned();
-        self.write(move |w, s| sender_key_devices::clear_group(w, s, &group)).await
+        self.write(move |w, s| sender_key_devices::clear_group(w, s, &group))
+            .await
     }
 
     async fn delete_sender_key_device_rows(&self, device_jids: &[&str]) -> Result<()> {
-        let devices: Vec<String> = device_jids.iter().map(|&device| device.to_owned()).collect();
-        self.write(move |w, s| sender_key_devices::delete_devices(w, s, &devices)).await
+        let devices: Vec<String> = device_jids
+            .iter()
+            .map(|&device| device.to_owned())
+            .collect();
+        self.write(move |w, s| sender_key_devices::delete_devices(w, s, &devices))
+            .await
     }
 
     async fn clear_all_sender_key_devices(&self) -> Result<()> {
@@ -73,7 +79,8 @@ impl ProtocolStore for EpochBackend {
     async fn save_base_key(&self, address: &str, message_id: &str, base_key: &[u8]) -> Result<()> {
         let (address, message, base) =
             (address.to_owned(), message_id.to_owned(), base_key.to_vec());
-        self.write(move |w, s| registry::save_base_key(w, s, &address, &message, &base)).await
+        self.write(move |w, s| registry::save_base_key(w, s, &address, &message, &base))
+            .await
     }
 
     async fn has_same_base_key(
@@ -87,16 +94,19 @@ impl ProtocolStore for EpochBackend {
 
     async fn delete_base_key(&self, address: &str, message_id: &str) -> Result<()> {
         let (address, message) = (address.to_owned(), message_id.to_owned());
-        self.write(move |w, s| registry::delete_base_key(w, s, &address, &message)).await
+        self.write(move |w, s| registry::delete_base_key(w, s, &address, &message))
+            .await
     }
 
     async fn update_device_list(&self, record: DeviceListRecord) -> Result<()> {
         let lists = [record];
-        self.write(move |w, s| registry::put_devices(w, s, &lists)).await
+        self.write(move |w, s| registry::put_devices(w, s, &lists))
+            .await
     }
 
     async fn update_device_lists(&self, records: Vec<DeviceListRecord>) -> Result<()> {
-        self.write(move |w, s| registry::put_devices(w, s, &records)).await
+        self.write(move |w, s| registry::put_devices(w, s, &records))
+            .await
     }
 
     async fn get_devices(&self, user: &str) -> Result<Option<DeviceListRecord>> {
@@ -105,7 +115,8 @@ impl ProtocolStore for EpochBackend {
 
     async fn delete_devices(&self, user: &str) -> Result<()> {
         let user = user.to_owned();
-        self.write(move |w, s| registry::delete_devices(w, s, &user)).await
+        self.write(move |w, s| registry::delete_devices(w, s, &user))
+            .await
     }
 
     async fn get_group_metadata(&self, group_jid: &str) -> Result<Option<Vec<u8>>> {
@@ -114,12 +125,14 @@ impl ProtocolStore for EpochBackend {
 
     async fn put_group_metadata(&self, group_jid: &str, blob: &[u8]) -> Result<()> {
         let (group, blob) = (group_jid.to_owned(), blob.to_vec());
-        self.write(move |w, s| registry::put_group(w, s, &group, &blob)).await
+        self.write(move |w, s| registry::put_group(w, s, &group, &blob))
+            .await
     }
 
     async fn delete_group_metadata(&self, group_jid: &str) -> Result<()> {
         let group = group_jid.to_owned();
-        self.write(move |w, s| registry::delete_group(w, s, &group)).await
+        self.write(move |w, s| registry::delete_group(w, s, &group))
+            .await
     }
 
     async fn get_tc_token(&self, jid: &str) -> Result<Option<TcTokenEntry>> {
@@ -128,7 +141,8 @@ impl ProtocolStore for EpochBackend {
 
     async fn put_tc_token(&self, jid: &str, entry: &TcTokenEntry) -> Result<()> {
         let (jid, entry) = (jid.to_owned(), entry.clone());
-        self.write(move |w, s| tc_tokens::put(w, s, &jid, &entry)).await
+        self.write(move |w, s| tc_tokens::put(w, s, &jid, &entry))
+            .await
     }
 
     async fn delete_tc_token(&self, jid: &str) -> Result<()> {
@@ -141,7 +155,8 @@ impl ProtocolStore for EpochBackend {
     }
 
     async fn delete_expired_tc_tokens(&self, token_cutoff: i64, sender_cutoff: i64) -> Result<u32> {
-        self.write(move |w, s| tc_tokens::delete_expired(w, s, token_cutoff, sender_cutoff)).await
+        self.write(move |w, s| tc_tokens::delete_expired(w, s, token_cutoff, sender_cutoff))
+            .await
     }
 
     async fn touch_tc_token_sender_timestamp(
@@ -150,7 +165,8 @@ impl ProtocolStore for EpochBackend {
         sender_timestamp: i64,
     ) -> Result<()> {
         let jid = jid.to_owned();
-        self.write(move |w, s| tc_tokens::touch_sender(w, s, &jid, sender_timestamp)).await
+        self.write(move |w, s| tc_tokens::touch_sender(w, s, &jid, sender_timestamp))
+            .await
     }
 
     async fn store_received_tc_token(
@@ -160,7 +176,8 @@ impl ProtocolStore for EpochBackend {
         token_timestamp: i64,
     ) -> Result<()> {
         let (jid, token) = (jid.to_owned(), token.to_vec());
-        self.write(move |w, s| tc_tokens::receive(w, s, &jid, &token, token_timestamp)).await
+        self.write(move |w, s| tc_tokens::receive(w, s, &jid, &token, token_timestamp))
+            .await
     }
 
     async fn store_sent_message(
@@ -171,16 +188,19 @@ impl ProtocolStore for EpochBackend {
     ) -> Result<()> {
         let rows = [(key(&[chat_jid, message_id]), payload.to_vec())];
         let now = now();
-        self.write(move |w, s| messages::put(w, s, Kind::Sent, &rows, now)).await
+        self.write(move |w, s| messages::put(w, s, Kind::Sent, &rows, now))
+            .await
     }
 
     async fn take_sent_message(&self, chat_jid: &str, message_id: &str) -> Result<Option<Vec<u8>>> {
         let key = key(&[chat_jid, message_id]);
-        self.write(move |w, s| messages::take(w, s, Kind::Sent, &key)).await
+        self.write(move |w, s| messages::take(w, s, Kind::Sent, &key))
+            .await
     }
 
     async fn delete_expired_sent_messages(&self, cutoff_timestamp: i64) -> Result<u32> {
-        self.write(move |w, s| messages::delete_before(w, s, Kind::Sent, cutoff_timestamp)).await
+        self.write(move |w, s| messages::delete_before(w, s, Kind::Sent, cutoff_timestamp))
+            .await
     }
 
     async fn store_pending_inbound(
@@ -192,7 +212,8 @@ impl ProtocolStore for EpochBackend {
     ) -> Result<()> {
         let rows = [(key(&[chat, sender, id]), message.to_vec())];
         let now = now();
-        self.write(move |w, s| messages::put(w, s, Kind::Pending, &rows, now)).await
+        self.write(move |w, s| messages::put(w, s, Kind::Pending, &rows, now))
+            .await
     }
 
     async fn get_pending_inbound(
@@ -206,11 +227,13 @@ impl ProtocolStore for EpochBackend {
 
     async fn delete_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<()> {
         let keys = [key(&[chat, sender, id])];
-        self.write(move |w, s| messages::delete(w, s, Kind::Pending, &keys)).await
+        self.write(move |w, s| messages::delete(w, s, Kind::Pending, &keys))
+            .await
     }
 
     async fn delete_expired_pending_inbound(&self, cutoff_timestamp: i64) -> Result<u32> {
-        self.write(move |w, s| messages::delete_before(w, s, Kind::Pending, cutoff_timestamp)).await
+        self.write(move |w, s| messages::delete_before(w, s, Kind::Pending, cutoff_timestamp))
+            .await
     }
 
     async fn store_pending_inbound_batch(&self, rows: &[PendingInboundRow<'_>]) -> Result<()> {
@@ -219,7 +242,8 @@ impl ProtocolStore for EpochBackend {
             .map(|row| (key(&[row.chat, row.sender, row.id]), row.message.to_vec()))
             .collect();
         let now = now();
-        self.write(move |w, s| messages::put(w, s, Kind::Pending, &rows, now)).await
+        self.write(move |w, s| messages::put(w, s, Kind::Pending, &rows, now))
+            .await
     }
 
     async fn delete_pending_inbound_batch(&self, keys: &[PendingInboundKey<'_>]) -> Result<()> {
@@ -227,6 +251,7 @@ impl ProtocolStore for EpochBackend {
             .iter()
             .map(|row| key(&[row.chat, row.sender, row.id]))
             .collect();
-        self.write(move |w, s| messages::delete(w, s, Kind::Pending, &keys)).await
+        self.write(move |w, s| messages::delete(w, s, Kind::Pending, &keys))
+            .await
     }
 }

@@ -13,12 +13,14 @@ use crate::store::rows::{prekeys, signal};
 impl SignalStore for EpochBackend {
     async fn put_identity(&self, address: &str, key: [u8; 32]) -> Result<()> {
         let row = [(address.to_owned(), key)];
-        self.write(move |w, s| signal::put_identities(w, s, &row)).await
+        self.write(move |w, s| signal::put_identities(w, s, &row))
+            .await
     }
 
     async fn put_identities_batch(&self, identities: &[(Arc<str>, [u8; 32])]) -> Result<()> {
         let rows = identities.to_vec();
-        self.write(move |w, s| signal::put_identities(w, s, &rows)).await
+        self.write(move |w, s| signal::put_identities(w, s, &rows))
+            .await
     }
 
     async fn load_identity(&self, address: &str) -> Result<Option<[u8; 32]>> {
@@ -27,7 +29,8 @@ impl SignalStore for EpochBackend {
 
     async fn delete_identity(&self, address: &str) -> Result<()> {
         let address = address.to_owned();
-        self.write(move |w, s| signal::delete_identity(w, s, &address)).await
+        self.write(move |w, s| signal::delete_identity(w, s, &address))
+            .await
     }
 
     async fn get_session(&self, address: &str) -> Result<Option<Bytes>> {
@@ -36,17 +39,20 @@ impl SignalStore for EpochBackend {
 
     async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
         let row = [(address.to_owned(), session.to_vec())];
-        self.write(move |w, s| signal::put_sessions(w, s, &row)).await
+        self.write(move |w, s| signal::put_sessions(w, s, &row))
+            .await
     }
 
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
         let rows = sessions.to_vec();
-        self.write(move |w, s| signal::put_sessions(w, s, &rows)).await
+        self.write(move |w, s| signal::put_sessions(w, s, &rows))
+            .await
     }
 
     async fn delete_session(&self, address: &str) -> Result<()> {
         let address = address.to_owned();
-        self.write(move |w, s| signal::delete_session(w, s, &address)).await
+        self.write(move |w, s| signal::delete_session(w, s, &address))
+            .await
     }
 
     async fn has_session(&self, address: &str) -> Result<bool> {
@@ -59,12 +65,14 @@ impl SignalStore for EpochBackend {
 
     async fn store_prekey(&self, id: u32, record: &[u8], uploaded: bool) -> Result<()> {
         let row = [(id, record.to_vec())];
-        self.write(move |w, s| prekeys::put(w, s, &row, uploaded)).await
+        self.write(move |w, s| prekeys::put(w, s, &row, uploaded))
+            .await
     }
 
     async fn store_prekeys_batch(&self, keys: &[(u32, Bytes)], uploaded: bool) -> Result<()> {
         let rows = keys.to_vec();
-        self.write(move |w, s| prekeys::put(w, s, &rows, uploaded)).await
+        self.write(move |w, s| prekeys::put(w, s, &rows, uploaded))
+            .await
     }
 
     async fn load_prekey(&self, id: u32) -> Result<Option<Bytes>> {
@@ -85,7 +93,8 @@ impl SignalStore for EpochBackend {
 
     async fn mark_prekeys_uploaded(&self, ids: &[u32]) -> Result<()> {
         let ids = ids.to_vec();
-        self.write(move |w, s| prekeys::mark_uploaded(w, s, &ids)).await
+        self.write(move |w, s| prekeys::mark_uploaded(w, s, &ids))
+            .await
     }
 
     async fn remove_prekey(&self, id: u32) -> Result<()> {
@@ -98,7 +107,8 @@ impl SignalStore for EpochBackend {
 
     async fn store_signed_prekey(&self, id: u32, record: &[u8]) -> Result<()> {
         let record = record.to_vec();
-        self.write(move |w, s| prekeys::put_signed(w, s, id, &record)).await
+        self.write(move |w, s| prekeys::put_signed(w, s, id, &record))
+            .await
     }
 
     async fn load_signed_prekey(&self, id: u32) -> Result<Option<Vec<u8>>> {
@@ -110,17 +120,20 @@ impl SignalStore for EpochBackend {
     }
 
     async fn remove_signed_prekey(&self, id: u32) -> Result<()> {
-        self.write(move |w, s| prekeys::remove_signed(w, s, id)).await
+        self.write(move |w, s| prekeys::remove_signed(w, s, id))
+            .await
     }
 
     async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
         let row = [(address.to_owned(), record.to_vec())];
-        self.write(move |w, s| signal::put_sender_keys(w, s, &row)).await
+        self.write(move |w, s| signal::put_sender_keys(w, s, &row))
+            .await
     }
 
     async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
         let rows = sender_keys.to_vec();
-        self.write(move |w, s| signal::put_sender_keys(w, s, &rows)).await
+        self.write(move |w, s| signal::put_sender_keys(w, s, &rows))
+            .await
     }
 
     async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
@@ -129,6 +142,7 @@ impl SignalStore for EpochBackend {
 
     async fn delete_sender_key(&self, address: &str) -> Result<()> {
         let address = address.to_owned();
-        self.write(move |w, s| signal::delete_sender_key(w, s, &address)).await
+        self.write(move |w, s| signal::delete_sender_key(w, s, &address))
+            .await
     }
 }

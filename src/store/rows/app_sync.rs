@@ -1,8 +1,8 @@
 //! Owns app state: its keys, the version of each collection, and the MACs of its entries.
 
+use whatsapp_rust::traits::AppStateSyncKey;
 use whatsapp_rust::wacore::appstate::hash::HashState;
 use whatsapp_rust::wacore::appstate::processor::AppStateMutationMAC;
-use whatsapp_rust::traits::AppStateSyncKey;
 
 use super::Result;
 use crate::store::error::StoreError;
@@ -52,7 +52,10 @@ pub(in crate::store) fn latest_key_id(rows: &impl Rows, scope: &Scope) -> Result
 
 /// Upstream's own form: it grows fields that older records lack, which its serde defaults fill in.
 pub(in crate::store) fn version(rows: &impl Rows, scope: &Scope, name: &str) -> Result<HashState> {
-    match rows.get(scope.table(Family::SyncVersions), &scope.name(&[name.as_bytes()]))? {
+    match rows.get(
+        scope.table(Family::SyncVersions),
+        &scope.name(&[name.as_bytes()]),
+    )? {
         None => Ok(HashState::default()),
         Some(json) => serde_json::from_slice(&json).map_err(|_| StoreError::Damaged),
     }
@@ -92,7 +95,10 @@ pub(in crate::store) fn mac(
     name: &str,
     index: &[u8],
 ) -> Result<Option<Vec<u8>>> {
-    rows.get(scope.table(Family::MutationMacs), &mac_row(scope, name, index))
+    rows.get(
+        scope.table(Family::MutationMacs),
+        &mac_row(scope, name, index),
+    )
 }
 
 pub(in crate::store) fn delete_macs(

@@ -29,7 +29,12 @@ fn timed(seconds: i64, name: &[u8]) -> Vec<u8> {
 }
 
 /// Names in an index whose time is before `end`; they are taken out of the index.
-fn take_before(writer: &Writer<'_>, scope: &Scope, index: Family, end: i64) -> Result<Vec<Vec<u8>>> {
+fn take_before(
+    writer: &Writer<'_>,
+    scope: &Scope,
+    index: Family,
+    end: i64,
+) -> Result<Vec<Vec<u8>>> {
     let end = sortable(end);
     let keys = writer.delete_range(
         scope.table(index),

@@ -30,7 +30,11 @@ pub(in crate::store) fn load(rows: &impl Rows, scope: &Scope, id: u32) -> Result
 }
 
 /// Marks those that are there; one that was consumed meanwhile stays gone.
-pub(in crate::store) fn mark_uploaded(writer: &Writer<'_>, scope: &Scope, ids: &[u32]) -> Result<()> {
+pub(in crate::store) fn mark_uploaded(
+    writer: &Writer<'_>,
+    scope: &Scope,
+    ids: &[u32],
+) -> Result<()> {
     let mut marks = Vec::new();
     for &id in ids {
         if let Some(record) = load(writer, scope, id)? {
@@ -61,7 +65,11 @@ pub(in crate::store) fn put_signed(
     id: u32,
     record: &[u8],
 ) -> Result<()> {
-    writer.put(scope.table(Family::SignedPreKeys), &id.to_be_bytes(), record)
+    writer.put(
+        scope.table(Family::SignedPreKeys),
+        &id.to_be_bytes(),
+        record,
+    )
 }
 
 pub(in crate::store) fn load_signed(

@@ -86,7 +86,9 @@ pub(in crate::store) fn devices(
                 devices: record
                     .devices
                     .into_iter()
-                    .map(|(id, key_index, hosted)| DeviceInfo::new(id, key_index).with_hosting(hosted))
+                    .map(|(id, key_index, hosted)| {
+                        DeviceInfo::new(id, key_index).with_hosting(hosted)
+                    })
                     .collect(),
                 timestamp: record.timestamp,
                 phash: record.phash,
@@ -96,12 +98,20 @@ pub(in crate::store) fn devices(
         .transpose()
 }
 
-pub(in crate::store) fn delete_devices(writer: &Writer<'_>, scope: &Scope, user: &str) -> Result<()> {
+pub(in crate::store) fn delete_devices(
+    writer: &Writer<'_>,
+    scope: &Scope,
+    user: &str,
+) -> Result<()> {
     writer.delete(scope.table(Family::DeviceLists), &hash(scope, user))?;
     Ok(())
 }
 
-pub(in crate::store) fn group(rows: &impl Rows, scope: &Scope, group: &str) -> Result<Option<Vec<u8>>> {
+pub(in crate::store) fn group(
+    rows: &impl Rows,
+    scope: &Scope,
+    group: &str,
+) -> Result<Option<Vec<u8>>> {
     rows.get(scope.table(Family::Groups), &hash(scope, group))
 }
 
@@ -114,7 +124,11 @@ pub(in crate::store) fn put_group(
     writer.put(scope.table(Family::Groups), &hash(scope, group), blob)
 }
 
-pub(in crate::store) fn delete_group(writer: &Writer<'_>, scope: &Scope, group: &str) -> Result<()> {
+pub(in crate::store) fn delete_group(
+    writer: &Writer<'_>,
+    scope: &Scope,
+    group: &str,
+) -> Result<()> {
     writer.delete(scope.table(Family::Groups), &hash(scope, group))?;
     Ok(())
 }

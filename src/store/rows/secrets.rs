@@ -1,8 +1,6 @@
 //! Owns the secrets of single messages, and when they may go.
 
-use whatsapp_rust::traits::{
-    MsgSecretEntry, merge_msg_secret_expiry, merge_msg_secret_message_ts,
-};
+use whatsapp_rust::traits::{MsgSecretEntry, merge_msg_secret_expiry, merge_msg_secret_message_ts};
 
 use super::{Result, count, take_before, timed};
 use crate::store::record::{self, MsgSecretRecord};
@@ -57,7 +55,11 @@ pub(in crate::store) fn get(
 }
 
 /// Removes those whose deadline is at or before `cutoff`.
-pub(in crate::store) fn delete_expired(writer: &Writer<'_>, scope: &Scope, cutoff: i64) -> Result<u32> {
+pub(in crate::store) fn delete_expired(
+    writer: &Writer<'_>,
+    scope: &Scope,
+    cutoff: i64,
+) -> Result<u32> {
     let names = take_before(
         writer,
         scope,

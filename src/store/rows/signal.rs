@@ -64,15 +64,26 @@ fn put<A: AsRef<str>, V: AsRef<[u8]>>(
 
 fn delete(writer: &Writer<'_>, scope: &Scope, kind: Kind, address: &str) -> Result<()> {
     writer.delete(scope.table(kind.family()), &name(scope, address))?;
-    writer.delete(scope.table(Family::SignalUsers), &user_row(scope, kind, address))?;
+    writer.delete(
+        scope.table(Family::SignalUsers),
+        &user_row(scope, kind, address),
+    )?;
     Ok(())
 }
 
-pub(in crate::store) fn delete_identity(writer: &Writer<'_>, scope: &Scope, address: &str) -> Result<()> {
+pub(in crate::store) fn delete_identity(
+    writer: &Writer<'_>,
+    scope: &Scope,
+    address: &str,
+) -> Result<()> {
     delete(writer, scope, Kind::Identity, address)
 }
 
-pub(in crate::store) fn delete_session(writer: &Writer<'_>, scope: &Scope, address: &str) -> Result<()> {
+pub(in crate::store) fn delete_session(
+    writer: &Writer<'_>,
+    scope: &Scope,
+    address: &str,
+) -> Result<()> {
     delete(writer, scope, Kind::Session, address)
 }
 
@@ -94,13 +105,24 @@ pub(in crate::store) fn session(
     rows.get(scope.table(Family::Sessions), &name(scope, address))
 }
 
-pub(in crate::store) fn has_session(rows: &impl Rows, scope: &Scope, address: &str) -> Result<bool> {
+pub(in crate::store) fn has_session(
+    rows: &impl Rows,
+    scope: &Scope,
+    address: &str,
+) -> Result<bool> {
     rows.has(scope.table(Family::Sessions), &name(scope, address))
 }
 
-pub(in crate::store) fn has_state_for_user(rows: &impl Rows, scope: &Scope, user: &str) -> Result<bool> {
+pub(in crate::store) fn has_state_for_user(
+    rows: &impl Rows,
+    scope: &Scope,
+    user: &str,
+) -> Result<bool> {
     Ok(!rows
-        .prefixed(scope.table(Family::SignalUsers), &scope.name(&[b"user", user.as_bytes()]))?
+        .prefixed(
+            scope.table(Family::SignalUsers),
+            &scope.name(&[b"user", user.as_bytes()]),
+        )?
         .is_empty())
 }
 
@@ -124,7 +146,11 @@ pub(in crate::store) fn sender_key(
     rows.get(scope.table(Family::SenderKeys), &name(scope, address))
 }
 
-pub(in crate::store) fn delete_sender_key(writer: &Writer<'_>, scope: &Scope, address: &str) -> Result<()> {
+pub(in crate::store) fn delete_sender_key(
+    writer: &Writer<'_>,
+    scope: &Scope,
+    address: &str,
+) -> Result<()> {
     writer.delete(scope.table(Family::SenderKeys), &name(scope, address))?;
     Ok(())
 }

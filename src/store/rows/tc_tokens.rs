@@ -9,12 +9,18 @@ use crate::store::record::{self, TcTokenRecord};
 use crate::store::tables::Family;
 use crate::store::tx::{Rows, Scope, Writer};
 
-pub(in crate::store) fn get(rows: &impl Rows, scope: &Scope, jid: &str) -> Result<Option<TcTokenEntry>> {
-    Ok(by_name(rows, scope, &scope.name(&[jid.as_bytes()]))?.map(|record| TcTokenEntry {
-        token: record.token,
-        token_timestamp: record.token_timestamp,
-        sender_timestamp: record.sender_timestamp,
-    }))
+pub(in crate::store) fn get(
+    rows: &impl Rows,
+    scope: &Scope,
+    jid: &str,
+) -> Result<Option<TcTokenEntry>> {
+    Ok(
+        by_name(rows, scope, &scope.name(&[jid.as_bytes()]))?.map(|record| TcTokenEntry {
+            token: record.token,
+            token_timestamp: record.token_timestamp,
+            sender_timestamp: record.sender_timestamp,
+        }),
+    )
 }
 
 pub(in crate::store) fn put(
@@ -36,7 +42,11 @@ pub(in crate::store) fn put(
         &timed(last_sign(&record), &name),
         &[],
     )?;
-    writer.put(scope.table(Family::TcTokens), &name, &record::encode(&record)?)
+    writer.put(
+        scope.table(Family::TcTokens),
+        &name,
+        &record::encode(&record)?,
+    )
 }
 
 pub(in crate::store) fn delete(writer: &Writer<'_>, scope: &Scope, jid: &str) -> Result<()> {
@@ -78,7 +88,9 @@ pub(in crate::store) fn delete_expired(
             continue;
         };
         let token = !record.token.is_empty() && record.token_timestamp >= token_cutoff;
-        let sender = record.sender_timestamp.is_some_and(|at| at >= sender_cutoff);
+        let sender = record
+            .sender_timestamp
+            .is_some_and(|at| at >= sender_cutoff);
         if !token && !sender {
             remove(writer, scope, name, &record)?;
             removed += 1;

@@ -1,0 +1,489 @@
+//! Owns the start order and the stop order of the appliance, one screen each.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, watch};
+use tracing::{info, warn};
+
+use crate::access::Access;
+use crate::cli::ExitError;
+use crate::config::Settings;
+use crate::error::Code;
+use crate::link::{Connector, Versions};
+use crate::metrics::Metrics;
+use crate::session::{
+    self, Asker, CodeRequest, PairingCode, RequestError, SessionEvent, Sessions, State, Status,
+    View,
+};
+use crate::store::{OpenError, Options, Store, WrappingKey};
+use crate::web::{self, Counts, Web, WebSettings};
+use crate::words::Lang;
+use crate::{systemd, telemetry};
+
+/// How often the companion version is looked up.
+const VERSION_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a blocking look-up may hold up the end of the process.
+const LAST_TASKS: Duration = Duration::from_millis(200);
+/// The companion version's name among the store's settings.
+const VERSION: &str = "companion_version";
+
+/// Runs the appliance until it is told to stop.
+///
+/// # Errors
+/// What keeps it from starting, with its exit code.
+pub fn serve(settings: Settings, open_key: bool) -> Result<(), ExitError> {
+    if open_key && telemetry::stdout_is_journal() {
+        return Err(ExitError::wrong_use(
+            "--open-key would write the access key into the journal; use `hairpin access-key` in a terminal",
+        ));
+    }
+    telemetry::init(settings.log_json);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            ExitError::failed(format!("the program cannot start its threads: {error}"))
+        })?;
+    let result = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())
+            .map_err(|error| ExitError::failed(format!("signals cannot be received: {error}")))?;
+        let appliance = Appliance::start(settings).await?;
+        println!("Hairpin is at {}", appliance.address());
+        if open_key {
+            println!("Open it with {}", appliance.open_address());
+        }
+        systemd::ready();
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        systemd::stopping();
+        appliance.stop().await;
+        Ok(())
+    });
+    // A look-up of a name that nobody answers cannot be interrupted; nothing depends on it.
+    runtime.shutdown_timeout(LAST_TASKS);
+    result
+}
+
+/// Prints the access key, or a new one.
+///
+/// # Errors
+/// When there is none yet, or it cannot be read or replaced.
+pub fn access_key(settings: &Settings, rotate: bool) -> Result<(), ExitError> {
+    let failed = |error: crate::access::AccessError| ExitError::failed(error.to_string());
+    let key = if rotate {
+        Access::replace(&settings.data_dir).map_err(failed)?
+    } else {
+        Access::read(&settings.data_dir).map_err(failed)?.ok_or_else(|| {
+            ExitError {
+                code: 5,
+                message: format!(
+                    "there is no access key in {} yet; `hairpin serve` makes one at its first start",
+                    settings.data_dir.display()
+                ),
+            }
+        })?
+    };
+    println!("{}", key.reveal());
+    Ok(())
+}
+
+/// The running appliance.
+pub struct Appliance {
+    access: Arc<Access>,
+    address: String,
+    stop: watch::Sender<bool>,
+    web: tokio::task::JoinHandle<()>,
+    running: Option<Running>,
+}
+
+/// What runs when the store can be used.
+struct Running {
+    sessions: Arc<Sessions>,
+    store: Store,
+    versions: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Appliance {
+    /// Starts everything, in the order in which each needs the one before.
+    ///
+    /// # Errors
+    /// What keeps it from starting, with its exit code.
+    pub async fn start(settings: Settings) -> Result<Self, ExitError> {
+        let metrics = Arc::new(Metrics::new());
+        let opened = open_store(&settings.data_dir, &metrics)?;
+        let access = Access::open(&settings.data_dir)
+            .map_err(|error| ExitError::failed(error.to_string()))?;
+        let access = Arc::new(access);
+        let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
+            ExitError::failed(format!(
+                "the page cannot be served on {}: {error}; choose another place with --listen",
+                settings.listen
+            ))
+        })?;
+        let bound = listener
+            .local_addr()
+            .map_err(|error| ExitError::failed(format!("the page has no address: {error}")))?;
+        let counts = Arc::new(Counts::default());
+        let (port, running): (Arc<dyn web::Sessions>, Option<Running>) = match opened {
+            Ok(store) => {
+                let running = run(&settings, store, Arc::clone(&metrics)).await?;
+                let port = Port {
+                    sessions: Arc::clone(&running.sessions),
+                    store: running.store.clone(),
+                    metrics,
+                    counts: Arc::clone(&counts),
+                };
+                (Arc::new(port), Some(running))
+            }
+            Err(error) => {
+                tracing::error!(%error, "the store cannot be used; the page says so");
+                (
+                    Arc::new(Unavailable {
+                        metrics,
+                        events: broadcast::channel(1).0,
+                    }),
+                    None,
+                )
+            }
+        };
+        let web = Arc::new(Web::new(
+            port,
+            Arc::clone(&access),
+            web_settings(&settings),
+            counts,
+        ));
+        let (stop, stopped) = watch::channel(false);
+        let web = tokio::spawn(web::serve(listener, web, stopped));
+        info!(address = %bound, "serving the page");
+        Ok(Self {
+            access,
+            address: format!("http://{bound}/"),
+            stop,
+            web,
+            running,
+        })
+    }
+
+    /// Where the page is.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Where the page is, with the access key in the fragment, which no server ever sees.
+    #[must_use]
+    pub fn open_address(&self) -> String {
+        format!("{}#key={}", self.address, self.access.key().reveal())
+    }
+
+    /// The access key, for whoever started this in its own process.
+    #[must_use]
+    pub fn access_key(&self) -> crate::secret::SecretText {
+        self.access.key()
+    }
+
+    /// Stops everything, in the reverse order: nobody is served any more, every link has flushed,
+    /// everything queued is committed.
+    pub async fn stop(self) {
+        info!("stopping");
+        // Nobody listens once the web task is gone.
+        let _ = self.stop.send(true);
+        let web = async {
+            if let Err(error) = self.web.await {
+                warn!(%error, "the web task ended badly");
+            }
+        };
+        let rest = async {
+            if let Some(running) = self.running {
+                if let Some(versions) = running.versions {
+                    versions.abort();
+                }
+                running.sessions.stop().await;
+                running.store.close().await;
+            }
+        };
+        tokio::join!(web, rest);
+        info!("stopped");
+    }
+}
+
+/// The store, or why the page has to say that there is none. Another process's store is no page's affair.
+fn open_store(
+    folder: &Path,
+    metrics: &Arc<Metrics>,
+) -> Result<Result<Store, OpenError>, ExitError> {
+    let wrapping_key = std::env::var_os("CREDENTIALS_DIRECTORY")
+        .map_or(Ok(None), |given| {
+            WrappingKey::from_folder(Some(Path::new(&given)))
+        })
+        .map_err(|error| {
+            ExitError::wrong_use(format!(
+                "the credential hairpin-key cannot be used: {error}"
+            ))
+        })?;
+    let timed = Arc::clone(metrics);
+    let options = Options {
+        wrapping_key,
+        on_commit: Some(Arc::new(move |took| timed.committed(took))),
+        ..Options::default()
+    };
+    match Store::open(folder, options) {
+        Err(OpenError::InUse) => Err(ExitError {
+            code: 3,
+            message: format!(
+                "the store in {} is in use by another process; is the appliance running already? stop it first",
+                folder.display()
+            ),
+        }),
+        // Without a folder there is no place for an access key either.
+        Err(OpenError::Io(error)) if !folder.is_dir() => Err(ExitError::failed(format!(
+            "the folder {} cannot be made: {error}; make it, or choose another with --data-dir",
+            folder.display()
+        ))),
+        other => Ok(other),
+    }
+}
+
+async fn run(
+    settings: &Settings,
+    store: Store,
+    metrics: Arc<Metrics>,
+) -> Result<Running, ExitError> {
+    let kept = store
+        .setting(VERSION)
+        .ok()
+        .flatten()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let own_server = settings.whatsapp_url.is_some();
+    let versions = Versions::new(kept);
+    let connector = Connector::new(settings.whatsapp_url.clone(), Arc::clone(&versions));
+    let sessions = Sessions::start(
+        store.clone(),
+        connector,
+        session::Settings {
+            code_ttl: settings.code_ttl,
+            code_grace: settings.code_grace,
+            connect_timeout: settings.connect_timeout,
+            requests_per_number: settings.requests_per_number,
+            most: settings.sessions_max,
+        },
+        metrics,
+    )
+    .await
+    .map_err(|error| ExitError::failed(format!("the store cannot be used: {error}")))?;
+    // A server of one's own has its own idea of versions, and nobody else is to hear of it.
+    let versions = (!own_server).then(|| tokio::spawn(keep_version(versions, store.clone())));
+    Ok(Running {
+        sessions,
+        store,
+        versions,
+    })
+}
+
+/// Looks the companion version up in the background: a connection never waits for it.
+async fn keep_version(versions: Arc<Versions>, store: Store) {
+    loop {
+        if let Some(version) = versions.refresh().await {
+            info!(?version, "a newer companion version");
+            match serde_json::to_vec(&version) {
+                Ok(bytes) => {
+                    if let Err(error) = store.put_setting(VERSION, bytes).await {
+                        warn!(%error, "the companion version was not kept");
+                    }
+                }
+                Err(error) => warn!(%error, "the companion version was not kept"),
+            }
+        }
+        tokio::time::sleep(VERSION_EVERY).await;
+    }
+}
+
+fn web_settings(settings: &Settings) -> WebSettings {
+    WebSettings {
+        language: settings.language.as_deref().and_then(Lang::of_tag),
+        allowed_hosts: settings.allowed_hosts.clone(),
+        trusted_proxies: settings.trusted_proxies.clone(),
+        ..WebSettings::new(settings.country)
+    }
+}
+
+/// The sessions, as the web layer wants them.
+struct Port {
+    sessions: Arc<Sessions>,
+    store: Store,
+    metrics: Arc<Metrics>,
+    counts: Arc<Counts>,
+}
+
+impl Port {
+    fn session(&self, id: &str) -> Result<session::Session, RequestError> {
+        self.sessions
+            .get(id)
+            .ok_or_else(|| Code::NoSuchSession.into())
+    }
+
+    fn look(&self) {
+        self.metrics.set_gauges(
+            self.store.size_bytes(),
+            self.counts.websockets(),
+            self.counts.login_failures(),
+        );
+    }
+}
+
+#[async_trait]
+impl web::Sessions for Port {
+    fn list(&self) -> Vec<Status> {
+        self.sessions.list()
+    }
+
+    fn view(&self, id: &str) -> Option<View> {
+        self.sessions.get(id).map(|session| session.view())
+    }
+
+    fn subscribe(&self, id: &str) -> Option<(View, broadcast::Receiver<SessionEvent>)> {
+        self.sessions.get(id).map(|session| session.subscribe())
+    }
+
+    async fn request_code(
+        &self,
+        id: &str,
+        request: CodeRequest,
+    ) -> Result<PairingCode, RequestError> {
+        self.session(id)?.request_code(request).await
+    }
+
+    async fn cancel(&self, id: &str, _asker: Asker) -> Result<(), RequestError> {
+        self.session(id)?.cancel().await
+    }
+
+    async fn reconnect(&self, id: &str, _asker: Asker) -> Result<(), RequestError> {
+        self.session(id)?.reconnect().await
+    }
+
+    async fn unlink(&self, id: &str, asker: Asker) -> Result<(), RequestError> {
+        self.session(id)?.unlink(asker).await
+    }
+
+    async fn put(&self, id: &str, name: &str) -> Result<bool, RequestError> {
+        self.sessions.put(id, name).await
+    }
+
+    async fn remove(&self, id: &str, asker: Asker) -> Result<(), RequestError> {
+        self.sessions.remove(id, asker).await
+    }
+
+    fn audit(&self, session: Option<&str>, limit: usize) -> Result<Value, RequestError> {
+        let entries = self
+            .sessions
+            .journal(session, limit)
+            .map_err(|_| RequestError::from(Code::StoreUnavailable))?;
+        serde_json::to_value(entries).map_err(|_| Code::Internal.into())
+    }
+
+    fn healthy(&self) -> bool {
+        self.sessions.healthy()
+    }
+
+    fn metrics_json(&self) -> Value {
+        self.look();
+        self.metrics.json()
+    }
+
+    fn metrics_text(&self) -> String {
+        self.look();
+        self.metrics.text()
+    }
+}
+
+/// What the page shows while the store is damaged, newer or without its keys: the truth, and no empty start.
+struct Unavailable {
+    metrics: Arc<Metrics>,
+    /// Nothing is ever sent; pages wait on it.
+    events: broadcast::Sender<SessionEvent>,
+}
+
+impl Unavailable {
+    fn look(id: &str) -> Option<View> {
+        (id == session::DEFAULT).then(|| View {
+            status: Status {
+                session: id.to_owned(),
+                state: State::StoreUnavailable,
+                name: "Salon".to_owned(),
+                phone: None,
+                since: 0,
+                last_connected: None,
+                until: None,
+                reason: Some(Code::StoreUnavailable),
+            },
+            code: None,
+            qr: None,
+        })
+    }
+}
+
+#[async_trait]
+impl web::Sessions for Unavailable {
+    fn list(&self) -> Vec<Status> {
+        Self::look(session::DEFAULT)
+            .into_iter()
+            .map(|view| view.status)
+            .collect()
+    }
+
+    fn view(&self, id: &str) -> Option<View> {
+        Self::look(id)
+    }
+
+    fn subscribe(&self, id: &str) -> Option<(View, broadcast::Receiver<SessionEvent>)> {
+        Self::look(id).map(|view| (view, self.events.subscribe()))
+    }
+
+    async fn request_code(&self, _: &str, _: CodeRequest) -> Result<PairingCode, RequestError> {
+        Err(Code::StoreUnavailable.into())
+    }
+
+    async fn cancel(&self, _: &str, _: Asker) -> Result<(), RequestError> {
+        Err(Code::StoreUnavailable.into())
+    }
+
+    async fn reconnect(&self, _: &str, _: Asker) -> Result<(), RequestError> {
+        Err(Code::StoreUnavailable.into())
+    }
+
+    async fn unlink(&self, _: &str, _: Asker) -> Result<(), RequestError> {
+        Err(Code::StoreUnavailable.into())
+    }
+
+    async fn put(&self, _: &str, _: &str) -> Result<bool, RequestError> {
+        Err(Code::StoreUnavailable.into())
+    }
+
+    async fn remove(&self, _: &str, _: Asker) -> Result<(), RequestError> {
+        Err(Code::StoreUnavailable.into())
+    }
+
+    fn audit(&self, _: Option<&str>, _: usize) -> Result<Value, RequestError> {
+        Err(Code::StoreUnavailable.into())
+    }
+
+    fn healthy(&self) -> bool {
+        false
+    }
+
+    fn metrics_json(&self) -> Value {
+        self.metrics.json()
+    }
+
+    fn metrics_text(&self) -> String {
+        self.metrics.text()
+    }
+}

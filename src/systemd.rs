@@ -1,0 +1,24 @@
+//! Owns what is said to systemd. Without a service manager nothing is said.
+
+use sd_notify::NotifyState;
+
+/// The appliance is ready.
+pub fn ready() {
+    notify(&[NotifyState::Ready]);
+}
+
+/// The appliance is stopping.
+pub fn stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+/// A line for `systemctl status`; it never holds a number.
+pub fn status(text: &str) {
+    notify(&[NotifyState::Status(text)]);
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd does not listen");
+    }
+}

@@ -1,0 +1,78 @@
+// The number field: country picker and the server's verdict. No phone rules live here.
+import { app, left } from './state.js';
+import { at, keep, kept, put } from './dom.js';
+import { call } from './server.js';
+import { calling, flag, guess, pretty } from './countries.js';
+import { countryName, lang, t } from './i18n.js';
+
+const phone = at('phone');
+const country = at('country');
+
+let timer;
+let reading = {}; // { number, country, shown } of the last verdict
+
+export function fillCountries(house) {
+	const chosen = country.value || kept('country') || guess(house);
+	const { compare } = new Intl.Collator(lang);
+	const rows = [...calling.keys()].map((code) => [countryName(code), code]).sort((a, b) => compare(a[0], b[0]));
+	country.replaceChildren(...rows.map(([name, code]) => new Option(`${flag(code)} ${name} +${calling.get(code)}`, code)));
+	country.value = chosen;
+	showCountry();
+}
+
+function showCountry() {
+	put('country-shown', `${flag(country.value)} +${calling.get(country.value)}`);
+}
+
+export function verdict(kind, text) {
+	at('verdict').className = kind;
+	put('verdict', text);
+	phone.ariaInvalid = kind === 'bad';
+}
+
+export async function judge() {
+	const wish = { number: phone.value, country: country.value };
+	if (!wish.number.trim() || !app.auth) return verdict('', '');
+	const { status, data } = await call('POST', '/api/v1/phone', wish);
+	if (wish.number !== phone.value || wish.country !== country.value) return;
+	if (status === 200) {
+		const home = data.country || wish.country;
+		const shown = pretty(data.e164, home);
+		reading = { ...wish, shown };
+		verdict('good', `${flag(home)} ${shown}${home === wish.country ? '' : ` · ${countryName(home)}`}`);
+	} else if (data.reason === 'too_short' && document.activeElement === phone) {
+		verdict('', t('reason.unfinished'));
+	} else if (status === 422) {
+		verdict('bad', data.message || data.detail || t('error'));
+	}
+}
+
+export function typed() {
+	const wish = { number: phone.value.trim(), country: country.value };
+	const known = reading.number === phone.value && reading.country === wish.country;
+	return { ...wish, new: known ? reading.shown : wish.number };
+}
+
+export function clearField() {
+	phone.value = '';
+	verdict('', '');
+}
+
+export function askButtons() {
+	const n = left(app.hold);
+	for (const [id, key] of [['get-code', 'phone.get'], ['new-code', 'code.new'], ['login-button', 'login.button']]) {
+		put(id, n ? t('again', { n }) : t(app.pending ? 'wait' : key));
+		at(id).ariaDisabled = Boolean(n || app.pending);
+	}
+}
+
+phone.addEventListener('input', () => {
+	clearTimeout(timer);
+	timer = setTimeout(judge, 250);
+});
+phone.addEventListener('blur', judge);
+country.addEventListener('change', () => {
+	keep('country', country.value);
+	showCountry();
+	judge();
+});

@@ -1,0 +1,252 @@
+// Ties the page together: login, the socket's messages, what each button asks for.
+import { app, changed, forget, left, now, onChange } from './state.js';
+import { all, at, keep, kept, on, put } from './dom.js';
+import { call, connect, disconnect, redial, send } from './server.js';
+import { firstLanguage, lang, LANGUAGES, speak, t } from './i18n.js';
+import { ask } from './dialogs.js';
+import { copyCode } from './code.js';
+import { clearField, fillCountries, judge, typed, verdict } from './form.js';
+import { draw, readJournal, refresh } from './panels.js';
+import { paint, tick } from './view.js';
+
+const house = document.documentElement.dataset;
+app.session = /^[a-z0-9][a-z0-9-]{0,31}$/.exec(new URLSearchParams(location.search).get('session') || '')?.[0] || 'salon';
+
+let fresh; // a new connection, still without its first status
+
+const listener = {
+	open() {
+		app.lostAt = 0;
+		app.error = null;
+		fresh = true;
+		changed();
+	},
+	lost(tries) {
+		app.lostAt ||= now();
+		app.pending = false;
+		changed();
+		// A refused upgrade looks like a lost server: a plain request tells them apart.
+		if (tries % 3 === 1) glance();
+	},
+	final(code) {
+		if (code === 4401) leave();
+		if (code === 4404) location.replace('/');
+		return code === 4401 || code === 4404;
+	},
+	message(event, data) {
+		if (data.session !== app.session) return;
+		messages[event]?.(data);
+		changed();
+	},
+};
+
+const messages = {
+	'session-status'(status) {
+		// What is still live follows.
+		if (fresh) app.code = app.qr = null;
+		fresh = false;
+		Object.assign(app, { status, statusAt: now() });
+		const { state } = status;
+		const idle = state === 'UNLINKED';
+		if (idle) app.code = null;
+		if (idle || state === 'LINKING' || (app.pending && state !== 'CONNECTED')) app.wantForm = false;
+		if (!idle && state !== 'CONNECTING') app.pending = false;
+		if (state === 'LINKING' || state === 'CONNECTED') app.code = app.qr = app.ended = app.error = null;
+		if (state === 'CONNECTED' && !app.wantForm) clearField();
+		app.sessions = app.sessions.map((one) => (one.session === status.session ? status : one));
+		draw();
+	},
+	'pairing-code'({ code, phoneNumber, expiresIn, replaced }) {
+		const total = app.code?.text === code ? Math.max(app.code.total, expiresIn) : expiresIn;
+		app.code = { text: code, phone: phoneNumber, until: now() + expiresIn * 1000, total, replaced };
+		app.ended = app.error = null;
+		app.pending = app.wantForm = false;
+	},
+	'pairing-code-ended'({ reason }) {
+		app.code = null;
+		app.ended = /cancelled|linked/.test(reason) ? null : reason;
+	},
+	'pairing-code-error'(error) {
+		app.pending = false;
+		if (error.code === 'CANCELLED') return;
+		if (error.code === 'REPLACE_CONFIRMATION_REQUIRED' && app.typed) return void askReplace(error, 'replace.yes');
+		app.error = error;
+		app.hold = now() + (error.retryAfter || 0) * 1000;
+		if (error.reason && /^INVALID/.test(error.code)) at('phone').focus();
+	},
+	qr({ svg, expiresIn }) {
+		app.qr = svg;
+		app.qrUntil = now() + (expiresIn || Infinity) * 1000;
+	},
+};
+
+function tell(event, data) {
+	const sent = send(event, data);
+	app.error = sent ? null : { message: t('lost') };
+	changed();
+	return sent;
+}
+
+function request(replace = null) {
+	const { number, country } = app.typed;
+	app.pending = tell('request-pairing-code', { phoneNumber: number, country, replace });
+}
+
+const waiting = () => app.pending || left(app.hold);
+
+async function askReplace({ oldPhone, linkId }, yes) {
+	const values = { old: oldPhone || app.status.phone, new: app.typed.new };
+	if (await ask('replace', t('replace.h'), t('replace.p', values), t(yes, values), t('replace.no', values))) request(linkId);
+}
+
+function toForm() {
+	app.ended = app.error = null;
+	app.wantForm = app.status.state !== 'UNLINKED';
+	changed();
+}
+
+on('phone-form', (event) => {
+	event.preventDefault();
+	const wish = typed();
+	if (!wish.number) {
+		verdict('bad', t('reason.empty'));
+		at('phone').focus();
+	} else if (!waiting()) {
+		app.typed = wish;
+		request();
+	}
+}, 'submit');
+on('new-code', () => {
+	if (!app.typed) toForm();
+	else if (!waiting()) request();
+});
+on('other-number', () => {
+	clearField();
+	toForm();
+});
+on('link-other', toForm);
+on('trouble-other', toForm);
+on('back', () => {
+	app.wantForm = false;
+	app.error = null;
+	changed();
+});
+on('relink', () => askReplace(app.error, 'relink'));
+on('cancel', () => tell('cancel-pairing'));
+on('stop', () => tell('cancel-pairing'));
+on('copy-code', copyCode);
+on('unlink', async () => {
+	if (await ask('confirm', t('unlink.h', app.status), t('unlink.p'), t('unlink'), t('keep'))) tell('unlink');
+});
+on('trouble-action', () => {
+	const { state, lastConnected } = app.status;
+	if (state === 'AWAITING_SCAN') tell('cancel-pairing');
+	else if (state === 'FAILED' && !lastConnected && app.typed) request();
+	else if (/LOGGED_OUT|HALF_LINKED|PASSKEY/.test(state) || (state === 'FAILED' && !lastConnected)) toForm();
+	else tell('reconnect');
+});
+
+async function enter(accessKey) {
+	app.error = null;
+	app.pending = true;
+	changed();
+	const { status, data } = await call('POST', '/login', { accessKey });
+	app.pending = false;
+	if (status === 204) {
+		at('access-key').value = '';
+		return start();
+	}
+	if (status === 429) app.hold = now() + (data.retryAfter || 30) * 1000;
+	app.auth = false;
+	app.error = { message: t({ 0: 'lost', 401: 'login.wrong', 429: 'login.wait' }[status] || 'error') };
+	changed();
+	at('access-key').select();
+}
+
+function leave() {
+	disconnect();
+	for (const dialog of all('dialog')) dialog.close();
+	forget();
+	clearField();
+	Object.assign(app, { auth: false, sessions: [], lostAt: 0 });
+	for (const panel of all('details')) panel.open = false;
+	at('journal-list').replaceChildren();
+	draw();
+	changed();
+}
+
+on('login-form', (event) => {
+	event.preventDefault();
+	if (!waiting()) enter(at('access-key').value.trim());
+}, 'submit');
+on('logout', async () => {
+	await call('POST', '/logout');
+	leave();
+});
+
+async function start() {
+	if (await refresh() === 401) return leave();
+	app.auth = true;
+	connect(app.session, lang, listener);
+	changed();
+}
+
+// Finds a lost server, a lost login, a removed session.
+async function glance() {
+	if (!app.auth) return;
+	const status = await refresh();
+	if (status === 401) leave();
+	else if (status === 200 && app.session !== 'salon' && !app.sessions.some((one) => one.session === app.session)) location.replace('/');
+	else if (!status && !app.lostAt) redial();
+}
+
+function words() {
+	const os = document.querySelector('[name=os]:checked').value;
+	put('step-menu', t(`steps.2.${os}`));
+	fillCountries(house.country);
+	draw(true);
+	readJournal();
+	judge();
+}
+
+at('language').append(...Object.entries(LANGUAGES).map(([code, name]) => new Option(name, code)));
+on('language', async () => {
+	await speak(at('language').value, true);
+	app.error = null;
+	words();
+	if (app.auth) connect(app.session, lang, listener);
+	paint();
+}, 'change');
+for (const radio of all('[name=os]')) {
+	radio.checked = radio.value === (kept('os') || 'android');
+	radio.onchange = () => {
+		keep('os', radio.value);
+		put('step-menu', t(`steps.2.${radio.value}`));
+	};
+}
+
+const wake = () => {
+	redial();
+	glance();
+};
+on('retry', wake);
+setInterval(() => document.hidden || glance(), 20_000);
+
+// The clocks drift apart when the machine slept: ask again for what is live.
+let drift = Date.now() - now();
+setInterval(() => {
+	const next = Date.now() - now();
+	if (Math.abs(next - drift) > 3000) wake();
+	drift = next;
+	tick();
+}, 250);
+
+const key = /^#key=(.+)/.exec(location.hash)?.[1];
+if (location.hash) history.replaceState(null, '', location.pathname + location.search);
+await speak(firstLanguage(house.language));
+at('language').value = lang;
+onChange(paint);
+words();
+paint();
+if (key) enter(decodeURIComponent(key));
+else start();

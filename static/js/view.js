@@ -1,0 +1,113 @@
+// Paints the face that fits the state: section, words, title, focus.
+import { app, face, left, now } from './state.js';
+import { all, at, put, say, show } from './dom.js';
+import { has, moment, parts, t } from './i18n.js';
+import { drawCode, drawQr, tickCode } from './code.js';
+import { askButtons } from './form.js';
+
+const OTHER_NUMBER = ['RECONNECTING', 'REPLACED', 'BANNED', 'LOCKED', 'FAILED'];
+const main = at('main');
+let shown = 'connecting';
+
+export const stateWord = (state) => (has(`s.${state}`) ? t(`s.${state}`) : parts(`x.${state}`)[0]);
+
+export function paint() {
+	const { status, error } = app;
+	const which = face();
+	const over = which === 'code' && !app.code;
+	main.dataset.face = which;
+	main.dataset.state = status?.state || '';
+	for (const section of all('[data-for]')) section.hidden = section.dataset.for !== which;
+	put('salon-name', app.auth && (app.sessions.length > 1 || status?.name) ? status?.name || app.session : '');
+	show('logout', app.auth);
+	show('more', app.auth);
+	put('notice', app.auth && app.lostAt ? t('lost') : '');
+	show('error', error);
+	put('error-text', error?.message);
+	show('relink', error?.code === 'ALREADY_LINKED' && error.linkId && app.typed);
+	painters[which]?.(status, over);
+	if (which !== 'code') drawCode('');
+	qr(which);
+	askButtons();
+	const words = main.querySelector('section:not([hidden]) h2').textContent;
+	document.title = `${which === 'unlinked' ? t('s.UNLINKED') : words} · ${at('salon-name').textContent || 'Hairpin'}`;
+	focus(over ? 'over' : which);
+}
+
+const painters = {
+	unlinked() {
+		show('back', app.wantForm);
+	},
+	connecting(status) {
+		const asking = status && !status.lastConnected;
+		put('connecting-h', status ? t(asking ? 'asking.h' : 'reaching.h') : t('wait'));
+		put('connecting-p', asking ? t('asking.p') : '');
+		show('stop', asking);
+	},
+	code({ phone }, over) {
+		const { code } = app;
+		put('code-h', t(over ? `ended.${app.ended || 'expired'}` : 'code.h'));
+		put('code-for', over ? t('ended.p') : t('code.for', { phone: code.phone || phone }));
+		for (const id of ['code-live', 'how', 'cancel']) show(id, !over);
+		show('code-over', over);
+		show('replaced', code?.replaced);
+		drawCode(over ? '' : code.text);
+		if (over) return;
+		tickCode();
+		if (code.replaced) {
+			const { reason, oldPhone, wasLinked } = code.replaced;
+			const kind = reason === 'stale_credentials' ? 'stale' : wasLinked ? 'linked' : 'unfinished';
+			put('replaced', t(`replaced.${kind}`, { phone: oldPhone || t('replaced.unknown') }));
+		}
+	},
+	linked({ phone, since, lastConnected }) {
+		put('linked-phone', phone);
+		put('linked-since', moment(since));
+		show('linked-last-row', lastConnected);
+		put('linked-last', lastConnected && moment(lastConnected));
+	},
+	trouble({ state, until, phone, reason }) {
+		const [h, what, advice, action = t('retry')] = parts(`x.${state}`);
+		put('trouble-h', h);
+		put('trouble-what', what);
+		put('trouble-do', advice);
+		put('trouble-action', action);
+		put('trouble-phone', state === 'AWAITING_SCAN' ? '' : phone || '');
+		put('trouble-until', state === 'BANNED' && until ? t('x.until', { when: moment(until) }) : '');
+		put('trouble-code', state === 'FAILED' ? reason || '' : '');
+		show('trouble-other', OTHER_NUMBER.includes(state));
+	},
+};
+
+function qr(which) {
+	const place = main.querySelector(`[data-for=${which}] .qr-place`);
+	const wanted = place && (app.code || app.status.state === 'AWAITING_SCAN') && left(app.qrUntil);
+	const drawn = drawQr(wanted ? app.qr : null);
+	if (drawn && at('qr-box').parentNode !== place) place.append(at('qr-box'));
+	show('qr-box', drawn);
+}
+
+// A new face takes the focus, unless somebody is busy elsewhere.
+function focus(next) {
+	if (next === shown) return;
+	shown = next;
+	const active = document.activeElement;
+	if (active !== document.body && !main.contains(active)) return;
+	const field = { login: 'access-key', unlinked: 'phone', over: 'new-code' }[next];
+	const goal = field ? at(field) : main.querySelector('section:not([hidden]) h2');
+	if (!field) goal.tabIndex = -1;
+	goal.focus();
+	scrollTo(0, 0);
+	if (next === 'over') say(at('code-h').textContent);
+}
+
+export function tick() {
+	if (app.code && now() >= app.code.until) {
+		app.code = null;
+		app.ended = 'expired';
+		return paint();
+	}
+	if (main.dataset.face !== face() || (app.qr && !left(app.qrUntil) && !at('qr-box').hidden)) return paint();
+	if (main.dataset.face === 'code' && app.code) tickCode();
+	askButtons();
+}
