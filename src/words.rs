@@ -136,6 +136,10 @@ fn finer(code: Code, reason: &str) -> Option<(&'static str, &'static str)> {
             "Слишком много неверных ключей с этого адреса. Подождите и попробуйте снова.",
             "Too many wrong keys from this address. Wait, then try again.",
         ),
+        (Code::RateLimited, "too_many_sessions") => (
+            "Больше сессий добавить нельзя. Удалите лишнюю или увеличьте sessions.max.",
+            "No more sessions can be added. Remove one, or raise sessions.max.",
+        ),
         (Code::RateLimited, "messages") => (
             "Слишком много сообщений подряд. Подождите секунду.",
             "Too many messages at once. Wait a second.",

@@ -49,7 +49,10 @@ pub(super) fn filter(web: &Web) -> BoxedFilter<(Response,)> {
         .and_then(move |path: FullPath, headers: HeaderMap| {
             let asset = match path.as_str() {
                 "/" | PAGE => page.clone(),
-                path => find(path).map(|(file, kind)| Asset::new(file.data, kind)),
+                path => find(path).map(|(file, kind)| {
+                    let hash = file.metadata.sha256_hash();
+                    Asset::new(file.data, kind, &hash)
+                }),
             };
             let answer = asset.map(|asset| asset.answer(&headers));
             std::future::ready(answer.ok_or_else(warp::reject::not_found))
@@ -69,7 +72,8 @@ fn page(settings: &WebSettings) -> Option<Asset> {
             &format!("data-country=\"{}\"", settings.country.code()),
             1,
         );
-    Some(Asset::new(Cow::Owned(text.into_bytes()), kind))
+    let hash = Sha256::digest(text.as_bytes());
+    Some(Asset::new(Cow::Owned(text.into_bytes()), kind, &hash))
 }
 
 /// The file of a path and its type; a file of no known type (notes, dot files) is no part of the page.
@@ -84,8 +88,8 @@ fn find(path: &str) -> Option<(EmbeddedFile, &'static str)> {
 }
 
 impl Asset {
-    fn new(body: Cow<'static, [u8]>, kind: &'static str) -> Self {
-        let etag = etag(&body);
+    fn new(body: Cow<'static, [u8]>, kind: &'static str, hash: &[u8]) -> Self {
+        let etag = etag(hash);
         Self { body, kind, etag }
     }
 
@@ -112,11 +116,10 @@ impl Asset {
     }
 }
 
-fn etag(body: &[u8]) -> String {
-    let hash = Sha256::digest(body);
+fn etag(hash: &[u8]) -> String {
     let mut etag = String::with_capacity(34);
     etag.push('"');
-    for byte in &hash[..16] {
+    for byte in hash.iter().take(16) {
         // Writing to a string cannot fail.
         let _ = write!(etag, "{byte:02x}");
     }

@@ -1,5 +1,6 @@
 //! Slow, silent and greedy sockets: they go, and nobody else notices.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -62,7 +63,7 @@ async fn an_endless_head_is_refused() {
     let app = start().await;
     let mut stream = app.dial().await;
     let mut head = format!("GET / HTTP/1.1\r\nHost: {}\r\n", app.address);
-    head += &format!("X: {}\r\n", "x".repeat(64 * 1024));
+    write!(head, "X: {}\r\n", "x".repeat(64 * 1024)).expect("memory");
     // It may be refused before all of it is sent.
     let _ = stream.write_all(head.as_bytes()).await;
     let raw = ended(&mut stream).await;
