@@ -2,9 +2,9 @@
 //! Up to `prepare` nothing has changed, and every refusal restores what was there.
 
 use super::{
-    Answer, Ask, Code, Effect, EndReason, EndedReason, Facts, Fx, Job, Machine, Now,
-    PairingCode, Phase, PrepareFailed, Prepared, RequestError, Rest, State, Ticket, code_of,
-    is_linking, is_live,
+    Answer, Ask, Code, Effect, EndReason, EndedReason, Facts, Fx, Job, Machine, Now, PairingCode,
+    Phase, PrepareFailed, Prepared, RequestError, Rest, State, Ticket, code_of, is_linking,
+    is_live,
 };
 
 impl Machine {

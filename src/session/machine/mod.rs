@@ -8,6 +8,8 @@ use tokio::time::Instant;
 mod ask;
 mod opening;
 mod report;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 mod view;
 mod wishes;
