@@ -1,6 +1,8 @@
 //! One test binary: a module per behaviour.
 
+mod crowd;
 mod pairing;
+mod process;
 mod rig;
 mod web_api;
 mod web_door;
