@@ -1,5 +1,6 @@
 //! One test binary: a module per behaviour.
 
+mod by_hand;
 mod crowd;
 mod pairing;
 mod process;
