@@ -17,7 +17,11 @@ use crate::rig::{ANNA, BORIS, open};
 use crate::web_support::read_answer;
 
 fn hairpin(args: &[&str], folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hairpin"));
+    program(env!("CARGO_BIN_EXE_hairpin"), args, folder)
+}
+
+fn program(path: &str, args: &[&str], folder: &Path) -> Command {
+    let mut command = Command::new(path);
     command
         .args(args)
         .env_clear()
@@ -45,7 +49,12 @@ struct Serve {
 
 impl Serve {
     fn start(folder: &Path, whatsapp: &str, more: &[(&str, &str)]) -> Self {
-        let mut command = hairpin(
+        Self::start_program(env!("CARGO_BIN_EXE_hairpin"), folder, whatsapp, more)
+    }
+
+    fn start_program(path: &str, folder: &Path, whatsapp: &str, more: &[(&str, &str)]) -> Self {
+        let mut command = program(
+            path,
             &[
                 "serve",
                 "--listen",
@@ -471,6 +480,33 @@ async fn the_plug_pulled_at_random_moments_of_pairing_and_wiping_leaves_no_mixtu
         .await
         .expect("linked");
     serve.state("CONNECTED").await;
+    serve.signal(rustix::process::Signal::TERM);
+    assert_eq!(serve.ended(), Some(0));
+}
+
+/// The binary that is shipped is built alone; one built together with tests has the certificate check switched off.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the binary that ships in HAIRPIN_SHIPPED; tests/run builds it"]
+async fn what_ships_refuses_a_server_that_is_not_whatsapp() {
+    let shipped = std::env::var("HAIRPIN_SHIPPED").expect("HAIRPIN_SHIPPED names the binary");
+    let folder = tempfile::tempdir().expect("a folder");
+    let sim = Sim::start_with(SimConfig::default()).await;
+    let serve = Serve::start_program(
+        &shipped,
+        folder.path(),
+        &sim.url(),
+        &[("HAIRPIN_WHATSAPP_CONNECT_TIMEOUT", "20")],
+    );
+    let (status, answer) = serve.code(ANNA, None).await;
+    assert_eq!(
+        (status, answer["code"].as_str()),
+        (503, Some("WHATSAPP_UNREACHABLE"))
+    );
+    assert!(
+        sim.total_connections() > 0,
+        "it spoke to the simulator, and did not believe it"
+    );
+    assert_eq!(sim.hellos(ANNA), 0);
     serve.signal(rustix::process::Signal::TERM);
     assert_eq!(serve.ended(), Some(0));
 }
