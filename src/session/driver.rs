@@ -209,12 +209,13 @@ impl Driver {
             let mut machine = std::mem::replace(&mut self.machine, Machine::vacant());
             machine.set_jitter(rand::random());
             self.machine = machine.handle(input, now(), &mut effects);
+            // Before anybody is told anything: who hears that a code is over must not find it in the status.
+            self.publish(None);
             for effect in effects {
                 if let Some(next) = self.perform(effect).await {
                     inputs.push_back(next);
                 }
             }
-            self.publish(None);
         }
     }
 
@@ -288,7 +289,6 @@ impl Driver {
             phone: Some(code.phone_number.clone()),
             ..self.tools.entry(JournalWhat::CodeShown, None)
         };
-        self.publish(None);
         self.tell(SessionEvent::Code(code));
         self.note(entry).await;
     }

@@ -192,7 +192,13 @@ async fn a_stored_number_in_another_spelling_is_neither_a_mismatch_nor_a_lost_li
         let refused = hand.ask(spelling).await.expect_err("linked already");
         assert_eq!(refused.code, Code::AlreadyLinked, "{spelling}");
     }
-    assert_eq!(hand.row(), Some(row), "the link is untouched");
+    let now = hand.row().expect("still linked");
+    assert_eq!(
+        (now.epoch, now.link_id, now.line),
+        (row.epoch, row.link_id, row.line),
+        "the link is untouched"
+    );
+    assert!(now.linked == row.linked && now.ended.is_none());
     hand.state(State::Connected).await;
     hand.end().await;
 }

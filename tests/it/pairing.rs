@@ -649,7 +649,7 @@ async fn the_budget_counts_what_went_out_and_is_kept_across_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_expires_by_our_own_clock_and_hides_before_it_dies() {
-    let mut rig = Rig::with(&[("pairing.code_ttl", "3"), ("pairing.code_grace", "2")]).await;
+    let mut rig = Rig::with(&[("pairing.code_ttl", "32"), ("pairing.code_grace", "30")]).await;
     let mut page = rig.page("salon").await;
     let code = code_of(&rig.code("salon", ANNA, None).await);
     assert_eq!(
