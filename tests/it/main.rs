@@ -5,6 +5,8 @@ mod crowd;
 mod pairing;
 mod process;
 mod rig;
+mod store_rows;
+mod store_support;
 mod web_api;
 mod web_door;
 mod web_limits;
