@@ -7,6 +7,7 @@ mod process;
 mod rig;
 mod store_calls;
 mod store_differential;
+mod store_fencing;
 mod store_rows;
 mod store_support;
 mod store_traits;
