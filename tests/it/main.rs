@@ -6,6 +6,7 @@ mod pairing;
 mod process;
 mod rig;
 mod store_calls;
+mod store_commits;
 mod store_differential;
 mod store_fencing;
 mod store_rows;
