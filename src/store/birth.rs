@@ -175,7 +175,10 @@ fn database_error(error: DatabaseError) -> OpenError {
         }
         DatabaseError::UpgradeRequired(_) => OpenError::Damaged("the file is of a foreign format"),
         DatabaseError::Storage(StorageError::Io(error))
-            if error.kind() == io::ErrorKind::InvalidData =>
+            if matches!(
+                error.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
         {
             OpenError::Damaged("the file is not a store")
         }

@@ -9,6 +9,7 @@ mod store_calls;
 mod store_commits;
 mod store_differential;
 mod store_fencing;
+mod store_flips;
 mod store_rows;
 mod store_support;
 mod store_traits;

@@ -27,6 +27,18 @@ pub fn seed() -> u64 {
     }
 }
 
+/// Whether there is time for everything (`HAIRPIN_LONG`).
+pub fn long() -> bool {
+    std::env::var_os("HAIRPIN_LONG").is_some()
+}
+
+/// Whether a method of upstream's traits only looks.
+pub fn reads(method: &str) -> bool {
+    ["get_", "load", "has_", "exists"]
+        .iter()
+        .any(|beginning| method.starts_with(beginning))
+}
+
 /// A folder in memory where there is such a place: what is not about syncs need not wait for them.
 pub fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm")
