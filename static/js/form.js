@@ -47,11 +47,10 @@ export async function judge() {
 	}
 }
 
-export function typed() {
-	const wish = { number: phone.value.trim(), country: country.value };
-	const known = reading.number === phone.value && reading.country === wish.country;
-	return { ...wish, new: known ? reading.shown : wish.number };
-}
+export const typed = () => ({ number: phone.value, country: country.value });
+
+// A number as it was last read; as it was typed, if there was no reading.
+export const asRead = ({ number, country }) => (reading.number === number && reading.country === country ? reading.shown : number);
 
 export function clearField() {
 	phone.value = '';

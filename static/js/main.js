@@ -5,7 +5,7 @@ import { call, connect, disconnect, redial, send } from './server.js';
 import { firstLanguage, lang, LANGUAGES, speak, t } from './i18n.js';
 import { ask } from './dialogs.js';
 import { copyCode } from './code.js';
-import { clearField, fillCountries, judge, typed, verdict } from './form.js';
+import { asRead, clearField, fillCountries, judge, typed, verdict } from './form.js';
 import { draw, readJournal, refresh } from './panels.js';
 import { paint, tick } from './view.js';
 
@@ -95,7 +95,8 @@ function request(replace = null) {
 const waiting = () => app.pending || left(app.hold);
 
 async function askReplace({ oldPhone, linkId }, yes) {
-	const values = { old: oldPhone || app.status.phone, new: app.typed.new };
+	await judge();
+	const values = { old: oldPhone || app.status.phone, new: asRead(app.typed) };
 	if (await ask('replace', t('replace.h'), t('replace.p', values), t(yes, values), t('replace.no', values))) request(linkId);
 }
 
@@ -108,7 +109,7 @@ function toForm() {
 on('phone-form', (event) => {
 	event.preventDefault();
 	const wish = typed();
-	if (!wish.number) {
+	if (!wish.number.trim()) {
 		verdict('bad', t('reason.empty'));
 		at('phone').focus();
 	} else if (!waiting()) {

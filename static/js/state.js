@@ -8,7 +8,7 @@ const NOTHING = {
 	qrUntil: Infinity,
 	pending: false, // asked, and no answer yet
 	wantForm: false, // the number field in any state
-	typed: null, // { number, country, new: for the eye }
+	typed: null, // { number, country }
 	error: null, // { code, message, linkId }
 	hold: 0, // asking again is pointless until then
 };

@@ -1,0 +1,15 @@
+//! The page in a real headless Chromium, against the whole appliance and a simulated WhatsApp: a module per behaviour.
+
+mod chrome;
+mod desk;
+mod door;
+mod flow;
+mod replace;
+mod trouble;
+
+#[expect(dead_code, reason = "shared with the tests that need no browser")]
+#[path = "../it/rig.rs"]
+mod rig;
+#[expect(dead_code, reason = "shared with the tests that need no browser")]
+#[path = "../it/web_support.rs"]
+mod web_support;
