@@ -1,0 +1,46 @@
+//! Owns what is made before the program is compiled: the page's files gzipped, so that no time is spent on it later.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+use flate2::{Compression, GzBuilder};
+
+const FILES: &str = "static";
+
+fn main() -> io::Result<()> {
+    println!("cargo::rerun-if-changed={FILES}");
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
+    let mut names = Vec::new();
+    list(Path::new(FILES), &mut names)?;
+    names.sort();
+    let mut table = String::from("&[\n");
+    for (number, path) in names.iter().enumerate() {
+        let plain = fs::read(path)?;
+        // Without a time, the same files make the same binary.
+        let mut gzip = GzBuilder::new().write(Vec::new(), Compression::best());
+        gzip.write_all(&plain)?;
+        let gzipped = gzip.finish()?;
+        let name = path.strip_prefix(FILES).map_err(io::Error::other)?;
+        if gzipped.len() < plain.len() {
+            let file = out.join(format!("{number}.gz"));
+            fs::write(&file, gzipped)?;
+            writeln!(table, "({name:?}, include_bytes!({file:?})),").map_err(io::Error::other)?;
+        }
+    }
+    table.push(']');
+    fs::write(out.join("gzipped.rs"), table)
+}
+
+fn list(folder: &Path, into: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            list(&path, into)?;
+        } else {
+            into.push(path);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+use super::*;
+use crate::phone::Country;
+
+#[test]
+fn the_page_is_told_the_language_and_the_country_of_the_settings() {
+    let settings = WebSettings {
+        language: Some(Lang::Ru),
+        ..WebSettings::new(Country::parse("BR").expect("a country"))
+    };
+    let house = house(&settings).expect("a file");
+    let text = String::from_utf8(house.body.into_owned()).expect("text");
+    assert!(text.contains("language: 'ru'") && text.contains("country: 'BR'"));
+}
+
+#[test]
+fn only_files_of_a_known_type_are_served() {
+    assert!(exists("/") && exists("/index.html"));
+    for path in [
+        "",
+        "index.html",
+        "/README.md",
+        "/.gitkeep",
+        "/..",
+        "//index.html",
+        "/js/",
+    ] {
+        assert!(!exists(path), "{path}");
+    }
+}
+
+#[test]
+fn all_files_together_are_light() {
+    let (mut whole, mut sent) = (0, 0);
+    for name in Files::iter() {
+        let found = find(&format!("/{name}")).expect("every file is of a known type");
+        let asset = Asset::new(found);
+        whole += asset.body.len();
+        sent += asset.gzipped.map_or(asset.body.len(), <[u8]>::len);
+    }
+    assert!(whole <= 60_000, "{whole} bytes");
+    assert!(sent <= 30_000, "{sent} bytes gzipped");
+}
+
+#[test]
+fn gzip_is_sent_to_whoever_takes_it() {
+    for (accepted, taken) in [
+        ("gzip, deflate, br, zstd", true),
+        ("br;q=1.0, GZIP;q=0.5", true),
+        ("*", true),
+        ("*, gzip;q=0", false),
+        ("gzip;q=0, *", false),
+        ("gzip;q=0.000", false),
+        ("gzip;q=nonsense", false),
+        ("br", false),
+        ("", false),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accepted));
+        assert_eq!(takes_gzip(&headers), taken, "{accepted}");
+    }
+    assert!(!takes_gzip(&HeaderMap::new()));
+}
+
+type Texts = std::collections::BTreeMap<String, serde_json::Value>;
+
+fn texts(lang: &str) -> Texts {
+    let file = Files::get(&format!("i18n/{lang}.json")).expect("a language");
+    serde_json::from_slice(&file.data).expect("JSON")
+}
+
+/// The `{names}` that a text is filled with.
+fn blanks(text: &serde_json::Value) -> std::collections::BTreeSet<String> {
+    let text = text.to_string();
+    let found = text
+        .split('{')
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}'));
+    found
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| name.chars().all(char::is_alphanumeric))
+        .collect()
+}
+
+#[test]
+fn every_language_says_the_same_things() {
+    let english = texts("en");
+    for name in Files::iter().filter(|name| name.starts_with("i18n/")) {
+        let lang = name.trim_start_matches("i18n/").trim_end_matches(".json");
+        let other = texts(lang);
+        let keys = |texts: &Texts| texts.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&english), keys(&other), "{lang}");
+        for (key, text) in &english {
+            let theirs = &other[key];
+            assert_eq!(blanks(text), blanks(theirs), "{lang} {key}");
+            assert_eq!(text.is_object(), theirs.is_object(), "{lang} {key}");
+            assert_eq!(
+                text.as_array().map(Vec::len),
+                theirs.as_array().map(Vec::len),
+                "{lang} {key}"
+            );
+        }
+    }
+    for (lang, forms) in [
+        ("en", &["one", "other"][..]),
+        ("ru", &["few", "one", "other"]),
+    ] {
+        for (key, text) in texts(lang).iter().filter(|(_, text)| text.is_object()) {
+            let found: Vec<&String> = text.as_object().expect("forms").keys().collect();
+            assert_eq!(found, forms, "{lang} {key}");
+        }
+    }
+}
+
+#[test]
+fn every_state_has_words_and_every_trouble_a_way_on() {
+    let api: serde_json::Value =
+        serde_json::from_str(include_str!("../openapi.json")).expect("JSON");
+    let states = api["components"]["schemas"]["Status"]["properties"]["state"]["enum"].as_array();
+    for lang in ["en", "ru"] {
+        let texts = texts(lang);
+        for state in states.expect("a list") {
+            let state = state.as_str().expect("a name");
+            if texts.contains_key(&format!("s.{state}")) {
+                continue;
+            }
+            let told = texts[&format!("x.{state}")].as_array().expect("lines");
+            // What happened, more of it, what to do; the button, where "try again" says too little.
+            assert!((3..=4).contains(&told.len()), "{lang} {state}");
+            for line in told {
+                assert!(
+                    line.as_str().is_some_and(|line| line.len() > 5),
+                    "{lang} {state}"
+                );
+            }
+        }
+    }
+}
