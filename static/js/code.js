@@ -26,13 +26,13 @@ export function drawCode(code) {
 }
 
 export function tickCode() {
-	const { until, total } = app.code;
+	const { until, expiresAt, total } = app.code;
 	const n = left(until);
 	const words = t('code.left', { n });
 	at('arc').setAttribute('stroke-dashoffset', 100 - (until - now()) / total / 10);
 	put('countdown', `${n}`);
 	put('countdown-unit', words);
-	put('valid-until', t('code.until', { when: moment(Date.now() + n * 1000, {}) }));
+	put('valid-until', t('code.until', { when: moment(expiresAt, {}) }));
 	at('code-live').classList.toggle('late', n <= 30);
 	if ([60, 30, 10].some((mark) => seconds > mark && n <= mark)) say(`${n} ${words}`);
 	seconds = n;

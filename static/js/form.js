@@ -3,7 +3,7 @@ import { app, left } from './state.js';
 import { at, keep, kept, put } from './dom.js';
 import { call } from './server.js';
 import { calling, flag, guess, pretty } from './countries.js';
-import { countryName, lang, t } from './i18n.js';
+import { countryName, lang, soon, t } from './i18n.js';
 
 const phone = at('phone');
 const country = at('country');
@@ -43,7 +43,7 @@ export async function judge() {
 	} else if (data.reason === 'too_short' && document.activeElement === phone) {
 		verdict('', t('reason.unfinished'));
 	} else if (status === 422) {
-		verdict('bad', data.message || data.detail || t('error'));
+		verdict('bad', data.message || t('error'));
 	}
 }
 
@@ -60,7 +60,7 @@ export function clearField() {
 export function askButtons() {
 	const n = left(app.hold);
 	for (const [id, key] of [['get-code', 'phone.get'], ['new-code', 'code.new'], ['login-button', 'login.button']]) {
-		put(id, n ? t('again', { n }) : t(app.pending ? 'wait' : key));
+		put(id, n ? t('again', { when: soon(n) }) : t(app.pending ? 'wait' : key));
 		at(id).ariaDisabled = Boolean(n || app.pending);
 	}
 }

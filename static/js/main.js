@@ -2,6 +2,7 @@
 import { app, changed, forget, left, now, onChange } from './state.js';
 import { all, at, keep, kept, on, put } from './dom.js';
 import { call, connect, disconnect, redial, send } from './server.js';
+import { house } from './house.js';
 import { firstLanguage, lang, LANGUAGES, speak, t } from './i18n.js';
 import { ask } from './dialogs.js';
 import { copyCode } from './code.js';
@@ -9,7 +10,6 @@ import { asRead, clearField, fillCountries, judge, typed, verdict } from './form
 import { draw, readJournal, refresh } from './panels.js';
 import { paint, tick } from './view.js';
 
-const house = document.documentElement.dataset;
 app.session = /^[a-z0-9][a-z0-9-]{0,31}$/.exec(new URLSearchParams(location.search).get('session') || '')?.[0] || 'salon';
 
 let fresh; // a new connection, still without its first status
@@ -56,9 +56,9 @@ const messages = {
 		app.sessions = app.sessions.map((one) => (one.session === status.session ? status : one));
 		draw();
 	},
-	'pairing-code'({ code, phoneNumber, expiresIn, replaced }) {
+	'pairing-code'({ code, phoneNumber, expiresIn, expiresAt, replaced }) {
 		const total = app.code?.text === code ? Math.max(app.code.total, expiresIn) : expiresIn;
-		app.code = { text: code, phone: phoneNumber, until: now() + expiresIn * 1000, total, replaced };
+		app.code = { text: code, phone: phoneNumber, until: now() + expiresIn * 1000, expiresAt, total, replaced };
 		app.ended = app.error = null;
 		app.pending = app.wantForm = false;
 	},
@@ -97,7 +97,7 @@ const waiting = () => app.pending || left(app.hold);
 async function askReplace({ oldPhone, linkId }, yes) {
 	await judge();
 	const values = { old: oldPhone || app.status.phone, new: asRead(app.typed) };
-	if (await ask('replace', t('replace.h'), t('replace.p', values), t(yes, values), t('replace.no', values))) request(linkId);
+	if (await ask(t('replace.h'), t('replace.p', values), t(yes, values), t('replace.no', values))) request(linkId);
 }
 
 function toForm() {
@@ -137,11 +137,12 @@ on('cancel', () => tell('cancel-pairing'));
 on('stop', () => tell('cancel-pairing'));
 on('copy-code', copyCode);
 on('unlink', async () => {
-	if (await ask('confirm', t('unlink.h', app.status), t('unlink.p'), t('unlink'), t('keep'))) tell('unlink');
+	if (await ask(t('unlink.h', app.status), t('unlink.p'), t('unlink'), t('keep'))) tell('unlink');
 });
 on('trouble-action', () => {
 	const { state, lastConnected } = app.status;
-	if (state === 'AWAITING_SCAN') tell('cancel-pairing');
+	if (app.lostAt) wake();
+	else if (state === 'AWAITING_SCAN') tell('cancel-pairing');
 	else if (state === 'FAILED' && !lastConnected && app.typed) request();
 	else if (/LOGGED_OUT|HALF_LINKED|PASSKEY/.test(state) || (state === 'FAILED' && !lastConnected)) toForm();
 	else tell('reconnect');
@@ -159,14 +160,14 @@ async function enter(accessKey) {
 	}
 	if (status === 429) app.hold = now() + (data.retryAfter || 30) * 1000;
 	app.auth = false;
-	app.error = { message: t({ 0: 'lost', 401: 'login.wrong', 429: 'login.wait' }[status] || 'error') };
+	app.error = { message: { 0: t('lost'), 401: t('login.wrong') }[status] || data.message || t('error') };
 	changed();
 	at('access-key').select();
 }
 
 function leave() {
 	disconnect();
-	for (const dialog of all('dialog')) dialog.close();
+	at('dialog').close();
 	forget();
 	clearField();
 	Object.assign(app, { auth: false, sessions: [], lostAt: 0 });
@@ -212,11 +213,15 @@ function words() {
 
 at('language').append(...Object.entries(LANGUAGES).map(([code, name]) => new Option(name, code)));
 on('language', async () => {
-	await speak(at('language').value, true);
-	app.error = null;
-	words();
-	if (app.auth) connect(app.session, lang, listener);
-	paint();
+	if (await speak(at('language').value)) {
+		keep('lang', lang);
+		app.error = null;
+		words();
+		if (app.auth) connect(app.session, lang, listener);
+		paint();
+	} else {
+		at('language').value = lang;
+	}
 }, 'change');
 for (const radio of all('[name=os]')) {
 	radio.checked = radio.value === (kept('os') || 'android');
@@ -230,7 +235,6 @@ const wake = () => {
 	redial();
 	glance();
 };
-on('retry', wake);
 setInterval(() => document.hidden || glance(), 20_000);
 
 // The clocks drift apart when the machine slept: ask again for what is live.
@@ -244,7 +248,7 @@ setInterval(() => {
 
 const key = /^#key=(.+)/.exec(location.hash)?.[1];
 if (location.hash) history.replaceState(null, '', location.pathname + location.search);
-await speak(firstLanguage(house.language));
+while (!await speak(firstLanguage(house.language))) await new Promise((again) => setTimeout(again, 1000));
 at('language').value = lang;
 onChange(paint);
 words();

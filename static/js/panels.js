@@ -30,14 +30,14 @@ function row(one) {
 	if (one.session !== 'salon') {
 		button('remove', async () => {
 			const text = t('remove');
-			if (await ask('confirm', `${text}: ${label(one)}?`, t('remove.p'), text, t('keep'))) report(await call('DELETE', of(one.session)));
+			if (await ask(`${text}: ${label(one)}?`, t('remove.p'), text, t('keep'))) report(await call('DELETE', of(one.session)));
 		});
 	}
 	return item;
 }
 
 async function report({ status, data }) {
-	app.error = status >= 200 && status < 300 ? null : { message: data.message || data.detail || t('error') };
+	app.error = status >= 200 && status < 300 ? null : { message: data.message || t('error') };
 	await refresh();
 	changed();
 }

@@ -2,7 +2,7 @@
 const NOTHING = {
 	status: null, // the last session-status
 	statusAt: 0,
-	code: null, // { text, phone, until, total, replaced }
+	code: null, // { text, phone, until, expiresAt, total, replaced }
 	ended: null, // why the last code ended
 	qr: null, // the server's SVG text
 	qrUntil: Infinity,

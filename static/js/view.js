@@ -17,7 +17,7 @@ export function paint() {
 	const over = which === 'code' && !app.code;
 	main.dataset.face = which;
 	main.dataset.state = status?.state || '';
-	for (const section of all('[data-for]')) section.hidden = section.dataset.for !== which;
+	for (const section of all('[data-for]')) section.hidden = section.dataset.for !== which.replace('noserver', 'trouble');
 	put('salon-name', app.auth && (app.sessions.length > 1 || status?.name) ? status?.name || app.session : '');
 	show('logout', app.auth);
 	show('more', app.auth);
@@ -31,12 +31,14 @@ export function paint() {
 	askButtons();
 	const words = main.querySelector('section:not([hidden]) h2').textContent;
 	document.title = `${which === 'unlinked' ? t('s.UNLINKED') : words} · ${at('salon-name').textContent || 'Hairpin'}`;
-	focus(over ? 'over' : which);
+	focus(over ? 'over' : which, words);
 }
 
 const painters = {
-	unlinked() {
+	unlinked({ state, reason }) {
 		show('back', app.wantForm);
+		// Unlinked here, while WhatsApp could not be told.
+		put('unlinked-why', state === 'UNLINKED' && reason === 'HALF_LINKED' ? parts('x.HALF_LINKED')[2] : '');
 	},
 	connecting(status) {
 		const asking = status && !status.lastConnected;
@@ -66,6 +68,9 @@ const painters = {
 		show('linked-last-row', lastConnected);
 		put('linked-last', lastConnected && moment(lastConnected));
 	},
+	noserver() {
+		painters.trouble({ state: 'NO_SERVER' });
+	},
 	trouble({ state, until, phone, reason }) {
 		const [h, what, advice, action = t('retry')] = parts(`x.${state}`);
 		put('trouble-h', h);
@@ -88,17 +93,17 @@ function qr(which) {
 }
 
 // A new face takes the focus, unless somebody is busy elsewhere.
-function focus(next) {
+function focus(next, words) {
 	if (next === shown) return;
 	shown = next;
 	const active = document.activeElement;
-	if (active !== document.body && !main.contains(active)) return;
+	if (active !== document.body && !main.contains(active)) return say(words);
 	const field = { login: 'access-key', unlinked: 'phone', over: 'new-code' }[next];
 	const goal = field ? at(field) : main.querySelector('section:not([hidden]) h2');
 	if (!field) goal.tabIndex = -1;
 	goal.focus();
 	scrollTo(0, 0);
-	if (next === 'over') say(at('code-h').textContent);
+	if (next === 'over') say(words);
 }
 
 export function tick() {

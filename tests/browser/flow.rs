@@ -184,11 +184,10 @@ async fn unlinking_asks_first_and_then_nothing_is_linked() {
     let page = &desk.page;
     desk.link(ANNA).await;
     page.click("#unlink").await;
-    page.shows("#confirm-dialog[open] h2", "Unlink 79001***567?")
-        .await;
-    assert_eq!(page.focus().await, "confirm-no", "the safe answer");
+    page.shows("#dialog[open] h2", "Unlink 79001***567?").await;
+    assert_eq!(page.focus().await, "dialog-no", "the safe answer");
     page.picture("unlink-question-en-1280-light").await;
-    page.click("#confirm-no").await;
+    page.click("#dialog-no").await;
     page.until("!document.querySelector('dialog[open]')").await;
     assert_eq!(page.focus().await, "unlink", "back where it was asked");
     assert_eq!(desk.rig.status("salon").await["state"], "CONNECTED");
@@ -203,7 +202,7 @@ async fn unlinking_asks_first_and_then_nothing_is_linked() {
     );
 
     page.click("#unlink").await;
-    page.click("#confirm-yes").await;
+    page.click("#dialog-yes").await;
     desk.face("unlinked").await;
     assert_eq!(
         desk.rig.sim.phone(ANNA).devices().len(),

@@ -11,19 +11,18 @@ async fn a_live_link_is_replaced_only_after_a_question_that_names_both_numbers()
     page.click("#link-other").await;
     desk.face("unlinked").await;
     desk.ask_for("8 900 765-43-21").await;
-    page.shows("#replace-dialog[open]", "79001***567 is linked now")
+    page.shows("#dialog[open]", "79001***567 is linked now")
         .await;
-    page.shows("#replace-dialog[open] p", "+7 900 765 4321")
-        .await;
-    assert_eq!(page.text("#replace-no").await, "Keep 79001***567");
+    page.shows("#dialog[open] p", "+7 900 765 4321").await;
+    assert_eq!(page.text("#dialog-no").await, "Keep 79001***567");
     assert_eq!(
-        page.text("#replace-yes").await,
+        page.text("#dialog-yes").await,
         "Replace with +7 900 765 4321"
     );
-    assert_eq!(page.focus().await, "replace-no", "the safe answer");
+    assert_eq!(page.focus().await, "dialog-no", "the safe answer");
     page.picture("replace-question-en-1280-light").await;
 
-    page.click("#replace-no").await;
+    page.click("#dialog-no").await;
     page.until("!document.querySelector('dialog[open]')").await;
     let status = desk.rig.status("salon").await;
     assert_eq!(
@@ -36,8 +35,8 @@ async fn a_live_link_is_replaced_only_after_a_question_that_names_both_numbers()
 
     page.click("#link-other").await;
     desk.ask_for("8 900 765-43-21").await;
-    page.shows("#replace-dialog[open]", "79001***567").await;
-    page.click("#replace-yes").await;
+    page.shows("#dialog[open]", "79001***567").await;
+    page.click("#dialog-yes").await;
     let code = desk.code().await;
     page.shows(
         "#replaced",
@@ -98,8 +97,8 @@ async fn the_linked_number_itself_is_told_to_be_linked_and_can_be_linked_anew() 
         .await;
     page.picture("already-linked-en-1280-light").await;
     page.click("#relink").await;
-    page.shows("#replace-dialog[open]", "79001***567").await;
-    page.click("#replace-yes").await;
+    page.shows("#dialog[open]", "79001***567").await;
+    page.click("#dialog-yes").await;
     let code = desk.code().await;
     desk.rig
         .sim
