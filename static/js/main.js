@@ -49,6 +49,7 @@ const messages = {
 		const { state } = status;
 		const idle = state === 'UNLINKED';
 		if (idle) app.code = null;
+		if (state === 'CONNECTING') app.ended = null;
 		if (idle || state === 'LINKING' || (app.pending && state !== 'CONNECTED')) app.wantForm = false;
 		if (!idle && state !== 'CONNECTING') app.pending = false;
 		if (state === 'LINKING' || state === 'CONNECTED') app.code = app.qr = app.ended = app.error = null;

@@ -3,7 +3,9 @@
 mod chrome;
 mod desk;
 mod door;
+mod faces;
 mod flow;
+mod inspect;
 mod replace;
 mod trouble;
 
