@@ -40,7 +40,7 @@ export async function judge() {
 		const shown = pretty(data.e164, home);
 		reading = { ...wish, shown };
 		verdict('good', `${flag(home)} ${shown}${home === wish.country ? '' : ` · ${countryName(home)}`}`);
-	} else if (data.reason === 'too_short' && document.activeElement === phone) {
+	} else if (data.reason === 'too_short' && document.activeElement === phone && app.typed?.number !== wish.number) {
 		verdict('', t('reason.unfinished'));
 	} else if (status === 422) {
 		verdict('bad', data.message || t('error'));

@@ -71,9 +71,12 @@ const messages = {
 		app.pending = false;
 		if (error.code === 'CANCELLED') return;
 		if (error.code === 'REPLACE_CONFIRMATION_REQUIRED' && app.typed) return void askReplace(error, 'replace.yes');
+		if (/^INVALID/.test(error.code)) {
+			verdict('bad', error.message);
+			return void at('phone').focus();
+		}
 		app.error = error;
 		app.hold = now() + (error.retryAfter || 0) * 1000;
-		if (error.reason && /^INVALID/.test(error.code)) at('phone').focus();
 	},
 	qr({ svg, expiresIn }) {
 		app.qr = svg;

@@ -1,6 +1,6 @@
 // The panels below the card: several numbers, and the journal.
 import { app, changed } from './state.js';
-import { at, make, on, put, show } from './dom.js';
+import { at, make, on, put } from './dom.js';
 import { call, SESSIONS } from './server.js';
 import { has, moment, t } from './i18n.js';
 import { ask, askName } from './dialogs.js';
@@ -18,7 +18,7 @@ function row(one) {
 	const link = make('a', label(one), { href: `?session=${one.session}` });
 	if (one.session === app.session) link.ariaCurrent = 'page';
 	const button = (text, act) => {
-		const node = make('button', t(text), { type: 'button', className: 'quiet', onclick: act });
+		const node = make('button', t(text), { className: 'quiet', onclick: act });
 		node.ariaLabel = `${t(text)}: ${label(one)}`;
 		item.append(node);
 	};
@@ -73,7 +73,6 @@ export async function readJournal() {
 	const [health, audit] = await Promise.all([call('GET', '/healthz'), call('GET', '/api/v1/audit?limit=50')]);
 	const n = app.sessions.filter((one) => one.state === 'CONNECTED').length;
 	put('health', `${t(health.status === 200 ? 'health.good' : 'health.bad')} ${t('health.linked', { n })}`);
-	show('journal', audit.status !== 404);
 	const rows = Array.isArray(audit.data) ? audit.data.map(entry) : [];
 	at('journal-list').replaceChildren(...(rows.length ? rows : [make('li', t('journal.empty'))]));
 }
@@ -84,7 +83,7 @@ function entry(e) {
 	const more = [
 		one && label(one), e.by, e.userAgent,
 		e.confirmed && t('journal.confirmed'),
-		e.outcome,
+		has(`ended.${e.outcome}`) ? t(`ended.${e.outcome}`) : e.outcome,
 	];
 	item.append(
 		make('time', e.time ? moment(e.time) : ''),

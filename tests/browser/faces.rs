@@ -34,7 +34,7 @@ async fn the_door_and_the_form_look_right_from_all_sides() {
         page.type_in("#phone", "1111111111").await;
         page.shows("#verdict.bad", told).await;
         page.click("#get-code").await;
-        page.shows("#error-text", told).await;
+        page.shows("#verdict.bad", told).await;
         look_in(&desk, "number-refused", language).await;
     }
     desk.leave().await;

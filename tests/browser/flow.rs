@@ -159,7 +159,7 @@ async fn the_page_speaks_the_browsers_language_and_keeps_the_one_that_is_chosen(
     assert!(page.title().await.starts_with("Не привязан"));
     page.picture("unlinked-ru-1280-light").await;
     desk.ask_for("123").await;
-    page.shows("#error-text", "не хватает цифр").await;
+    page.shows("#verdict.bad", "не хватает цифр").await;
     desk.ask_for("8 (900) 123-45-67").await;
     desk.code().await;
     page.shows("#code-h", "Введите этот код на телефоне").await;

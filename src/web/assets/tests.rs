@@ -135,3 +135,31 @@ fn every_state_has_words_and_every_trouble_a_way_on() {
         }
     }
 }
+
+/// What follows a mark in the page's own text, up to the first character that ends a key.
+fn keys_after<'a>(text: &'a str, mark: &'a str) -> impl Iterator<Item = &'a str> {
+    let ends = |c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '_';
+    text.split(mark)
+        .skip(1)
+        .map(move |rest| rest.split(ends).next().unwrap_or_default())
+}
+
+#[test]
+fn whatever_the_page_says_is_in_its_languages_and_nothing_else_is() {
+    let mut source = String::new();
+    for name in Files::iter().filter(|name| !name.starts_with("i18n/")) {
+        let file = Files::get(&name).expect("a file");
+        source.push_str(&String::from_utf8_lossy(&file.data));
+    }
+    let texts = texts("en");
+    for mark in ["data-t=", "data-label=", " t('", "(t('", "`x.", "has('"] {
+        for key in keys_after(&source, mark).filter(|key| !key.is_empty()) {
+            assert!(texts.contains_key(key), "{mark}{key} has no words");
+        }
+    }
+    for key in texts.keys() {
+        let (family, _) = key.rsplit_once('.').unwrap_or((key, ""));
+        let is_said = source.contains(key.as_str()) || source.contains(&format!("`{family}.${{"));
+        assert!(is_said, "nobody says {key}");
+    }
+}
