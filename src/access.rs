@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use zeroize::Zeroizing;
 
 use crate::secret::SecretText;
-use logins::Logins;
+use logins::{Kept, Logins, Moment};
 
 /// The file in the data folder.
 pub const KEY_FILE: &str = "access-key";
@@ -57,6 +58,15 @@ pub struct Access {
     /// Read by every request, written by a rotation; never held while waiting.
     key: RwLock<Key>,
     logins: Logins,
+    /// Wakes whoever keeps the logins.
+    changed: Notify,
+}
+
+/// The logins as they are kept across a restart: hashes of tokens, good only with the key they were made with.
+#[derive(Serialize, Deserialize)]
+struct KeptLogins {
+    key: [u8; 32],
+    logins: Vec<Kept>,
 }
 
 #[derive(Debug)]
@@ -101,6 +111,7 @@ impl Access {
             dir: dir.to_owned(),
             key: RwLock::new(Key::new(text)),
             logins: Logins::default(),
+            changed: Notify::new(),
         })
     }
 
@@ -162,6 +173,7 @@ impl Access {
         let text = Self::replace(&self.dir)?;
         *key = Key::new(text.clone());
         self.logins.clear();
+        self.changed.notify_one();
         Ok(text)
     }
 
@@ -207,6 +219,7 @@ impl Access {
         }
         self.logins
             .add(digest(token.reveal().as_bytes()), Instant::now());
+        self.changed.notify_one();
         Ok(Some(token))
     }
 
@@ -214,6 +227,32 @@ impl Access {
     pub fn logout(&self, pass: &Pass) {
         if let Some(id) = &pass.login {
             self.logins.remove(id);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Returns once somebody has logged in or out since the last time.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The logins for a later process, so that a restart sends nobody back to the door.
+    #[must_use]
+    pub fn kept_logins(&self) -> Vec<u8> {
+        let kept = KeptLogins {
+            key: self.read_key(Key::mark),
+            logins: self.logins.kept(Moment::now()),
+        };
+        // Numbers in lists: nothing in it can fail, so the fallback is never taken.
+        serde_json::to_vec(&kept).unwrap_or_default()
+    }
+
+    /// The logins of an earlier process; those of another key, and what is no such list, are left behind.
+    pub fn take_logins_back(&self, kept: &[u8]) {
+        if let Ok(kept) = serde_json::from_slice::<KeptLogins>(kept)
+            && kept.key == self.read_key(Key::mark)
+        {
+            self.logins.take_back(kept.logins, Moment::now());
         }
     }
 
@@ -243,6 +282,11 @@ impl Key {
             text,
             alive: watch::channel(()).0,
         }
+    }
+
+    /// Tells keys apart without telling them.
+    fn mark(&self) -> [u8; 32] {
+        digest(&[&self.digest[..], b"logins"].concat())
     }
 }
 

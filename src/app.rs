@@ -32,6 +32,10 @@ const VERSION_EVERY: Duration = Duration::from_hours(24);
 const LAST_TASKS: Duration = Duration::from_millis(200);
 /// The companion version's name among the store's settings.
 const VERSION: &str = "companion_version";
+/// The logins' name among the store's settings.
+const LOGINS: &str = "logins";
+/// How old the kept times of the logins' last use may be.
+const LOGINS_EVERY: Duration = Duration::from_mins(30);
 
 /// Runs the appliance until it is told to stop.
 ///
@@ -109,6 +113,7 @@ struct Running {
     sessions: Arc<Sessions>,
     store: Store,
     versions: Option<tokio::task::JoinHandle<()>>,
+    logins: tokio::task::JoinHandle<()>,
 }
 
 impl Appliance {
@@ -134,7 +139,10 @@ impl Appliance {
         let counts = Arc::new(Counts::default());
         let (port, running): (Arc<dyn web::Sessions>, Option<Running>) = match opened {
             Ok(store) => {
-                let running = run(&settings, store, Arc::clone(&metrics)).await?;
+                if let Ok(Some(kept)) = store.setting(LOGINS) {
+                    access.take_logins_back(&kept);
+                }
+                let running = run(&settings, store, &access, Arc::clone(&metrics)).await?;
                 let port = Port {
                     sessions: Arc::clone(&running.sessions),
                     store: running.store.clone(),
@@ -207,6 +215,8 @@ impl Appliance {
                     versions.abort();
                 }
                 running.sessions.stop().await;
+                running.logins.abort();
+                put_logins(&self.access, &running.store).await;
                 running.store.close().await;
             }
         };
@@ -255,6 +265,7 @@ fn open_store(
 async fn run(
     settings: &Settings,
     store: Store,
+    access: &Arc<Access>,
     metrics: Arc<Metrics>,
 ) -> Result<Running, ExitError> {
     let kept = store
@@ -281,11 +292,28 @@ async fn run(
     .map_err(|error| ExitError::failed(format!("the store cannot be used: {error}")))?;
     // A server of one's own has its own idea of versions, and nobody else is to hear of it.
     let versions = (!own_server).then(|| tokio::spawn(keep_version(versions, store.clone())));
+    let logins = tokio::spawn(keep_logins(Arc::clone(access), store.clone()));
     Ok(Running {
         sessions,
         store,
         versions,
+        logins,
     })
+}
+
+/// Keeps the logins in the store, so that a restart sends nobody back to the door.
+async fn keep_logins(access: Arc<Access>, store: Store) {
+    loop {
+        // Either way there is something to write: a change, or when each was last used.
+        let _ = tokio::time::timeout(LOGINS_EVERY, access.changed()).await;
+        put_logins(&access, &store).await;
+    }
+}
+
+async fn put_logins(access: &Access, store: &Store) {
+    if let Err(error) = store.put_setting(LOGINS, access.kept_logins()).await {
+        warn!(%error, "the logins were not kept; after a restart the page asks for the key");
+    }
 }
 
 /// Looks the companion version up in the background: a connection never waits for it.
