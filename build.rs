@@ -26,11 +26,18 @@ fn main() -> io::Result<()> {
         if gzipped.len() < plain.len() {
             let file = out.join(format!("{number}.gz"));
             fs::write(&file, gzipped)?;
-            writeln!(table, "({name:?}, include_bytes!({file:?})),").map_err(io::Error::other)?;
+            let (name, file) = (literal(name)?, literal(&file)?);
+            writeln!(table, "({name}, include_bytes!({file})),").map_err(io::Error::other)?;
         }
     }
     table.push(']');
     fs::write(out.join("gzipped.rs"), table)
+}
+
+/// The path as a Rust string literal.
+fn literal(path: &Path) -> io::Result<String> {
+    let text = path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(format!("{text:?}"))
 }
 
 fn list(folder: &Path, into: &mut Vec<PathBuf>) -> io::Result<()> {
