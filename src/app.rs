@@ -42,6 +42,7 @@ const LOGINS_EVERY: Duration = Duration::from_mins(30);
 /// # Errors
 /// What keeps it from starting, with its exit code.
 pub fn serve(settings: Settings, open_key: bool) -> Result<(), ExitError> {
+    settings.may_serve()?;
     if open_key && telemetry::stdout_is_journal() {
         return Err(ExitError::wrong_use(
             "--open-key would write the access key into the journal; use `hairpin access-key` in a terminal",
