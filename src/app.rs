@@ -266,7 +266,7 @@ async fn run(
     let own_server = settings.whatsapp_url.is_some();
     // A server of one's own has its own idea of versions, and nobody else is to hear of it.
     let source = (!own_server).then(|| Arc::new(WhatsAppPage::default()) as Arc<dyn VersionSource>);
-    let versions = Versions::new(kept, source);
+    let versions = Versions::with_source(kept, source);
     let connector = Connector::new(settings.whatsapp_url.clone(), Arc::clone(&versions));
     let sessions = Sessions::start(
         store.clone(),

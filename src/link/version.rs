@@ -49,9 +49,19 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// Starts with `kept`, the version found in the store, or with the one compiled in, whichever is newer.
+    /// Starts with `kept`, the version found in the store, or with the one compiled in, whichever is newer; asks nobody
+    /// for a newer one.
     #[must_use]
-    pub fn new(kept: Option<Version>, source: Option<Arc<dyn VersionSource>>) -> Arc<Self> {
+    pub fn new(kept: Option<Version>) -> Arc<Self> {
+        Self::with_source(kept, None)
+    }
+
+    /// The same, with somebody to ask.
+    #[must_use]
+    pub fn with_source(
+        kept: Option<Version>,
+        source: Option<Arc<dyn VersionSource>>,
+    ) -> Arc<Self> {
         let device = Device::new();
         let compiled_in = (
             device.app_version_primary,

@@ -5,6 +5,7 @@ mod crowd;
 mod pairing;
 mod process;
 mod rig;
+mod supervision;
 mod web_api;
 mod web_door;
 mod web_limits;

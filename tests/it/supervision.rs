@@ -1,0 +1,868 @@
+//! How a link is kept: every end of a connection has its state, its reason, its next step, and costs no credentials
+//! without need; and whatever ended it heals by itself once the cause is gone.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use hairpin_sim::{Fault, Kick, Sim, Step};
+use serde_json::{Value, json};
+
+use crate::rig::{ANNA, BORIS, Rig, code_of};
+
+/// Within this of its cause going away, whatever was wrong is well again.
+const HEALED: Duration = Duration::from_secs(30);
+
+impl Rig {
+    /// A counter's or a gauge's value.
+    pub async fn metric(&self, sample: &str) -> u64 {
+        let answer = self.ask("GET", "/metrics", None).await;
+        let text = String::from_utf8(answer.body).expect("text");
+        text.lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))
+            .unwrap_or_else(|| panic!("{sample} is missing"))
+            .parse()
+            .expect("a number")
+    }
+
+    async fn reconnects(&self, reason: &str) -> u64 {
+        self.metric(&format!("hairpin_reconnects_total{{reason=\"{reason}\"}}"))
+            .await
+    }
+
+    async fn reconnect(&self, session: &str) {
+        let answer = self
+            .ask(
+                "POST",
+                &format!("/api/v1/sessions/{session}/reconnect"),
+                Some(json!({})),
+            )
+            .await;
+        assert_eq!(answer.status, 202);
+    }
+
+    /// The journal's entries of one kind, newest first.
+    async fn entries(&self, what: &str) -> Vec<Value> {
+        let mut all = self.audit().await;
+        all.retain(|entry| entry["what"] == what);
+        all
+    }
+}
+
+/// Panics if a session ever had two connections at a time: a client is only begun once the one before is gone.
+pub fn never_two_connections(sim: &Sim) {
+    let mut open: HashSet<u64> = HashSet::new();
+    let mut whose: HashMap<u64, String> = HashMap::new();
+    let events = sim.events();
+    for event in &events {
+        if let Some(number) = &event.number {
+            whose.insert(event.conn, number.clone());
+        }
+    }
+    for event in &events {
+        match event.step {
+            Step::LoggedIn | Step::HelloAnswered => {
+                let number = whose.get(&event.conn);
+                let other = open
+                    .iter()
+                    .find(|conn| **conn != event.conn && whose.get(conn) == number);
+                assert!(
+                    other.is_none(),
+                    "{event:?} while connection {other:?} is open: {events:#?}"
+                );
+                open.insert(event.conn);
+            }
+            Step::Closed => {
+                open.remove(&event.conn);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn stream_error(code: u16) -> Kick {
+    Kick::StreamError { code }
+}
+
+fn failure(reason: u16) -> Fault {
+    Fault::failure(reason).expire(3600)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_a_connection_only_is_followed_by_a_new_one() {
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    for (kick, reason) in [
+        (stream_error(515), "restart"),
+        (stream_error(503), "lost"),
+        (stream_error(500), "lost"),
+        (Kick::Cut, "lost"),
+    ] {
+        // Each end is told of in its own metric; whatever came before it counts as another try.
+        let (before, mark) = (rig.metric_of_all_reconnects().await, rig.sim.mark());
+        assert_eq!(rig.sim.kick(ANNA, &kick), 1, "{kick:?}");
+        rig.sim
+            .wait_for_after(mark, |event| event.is(Step::LoggedIn, ANNA))
+            .await;
+        let status = rig.state("salon", "CONNECTED").await;
+        assert_eq!(
+            (&status["reason"], &status["until"]),
+            (&Value::Null, &Value::Null)
+        );
+        let after = rig.metric_of_all_reconnects().await;
+        assert_eq!(
+            after.iter().sum::<u64>(),
+            before.iter().sum::<u64>() + 1,
+            "{kick:?}"
+        );
+        if reason == "lost" {
+            assert_eq!(after[1], before[1] + 1, "{kick:?}");
+        }
+    }
+    assert_eq!(rig.reconnects("restart").await, 1);
+    assert_eq!(
+        rig.sim.phone(ANNA).devices().len(),
+        1,
+        "the credentials are kept"
+    );
+    assert!(rig.entries("logged_out").await.is_empty());
+    never_two_connections(&rig.sim);
+    rig.stop().await;
+}
+
+impl Rig {
+    async fn metric_of_all_reconnects(&self) -> Vec<u64> {
+        let mut all = Vec::new();
+        for reason in ["restart", "lost", "too_fast", "asked"] {
+            all.push(self.reconnects(reason).await);
+        }
+        all
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_at_whatsapp_is_waited_out() {
+    for reason in [500, 503, 502] {
+        let mut rig = Rig::new().await;
+        rig.link("salon", ANNA).await;
+        rig.sim.fault(failure(reason).standing());
+        let mark = rig.sim.mark();
+        rig.sim.kick(ANNA, &Kick::Cut);
+        for _ in 0..2 {
+            rig.sim
+                .wait_for_after(mark, |event| event.is(Step::Login, ANNA))
+                .await;
+        }
+        let status = rig.state("salon", "RECONNECTING").await;
+        assert_eq!(status["reason"], Value::Null);
+        assert_eq!(rig.ask("GET", "/readyz", None).await.status, 503);
+        rig.sim.clear_faults();
+        let well = Instant::now();
+        rig.state("salon", "CONNECTED").await;
+        assert!(well.elapsed() < HEALED, "{reason}: {:?}", well.elapsed());
+        assert!(rig.reconnects("lost").await >= 2);
+        never_two_connections(&rig.sim);
+        rig.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_the_phone_removed_is_leftovers_from_then_on() {
+    for (kick, fault, outcome) in [
+        (Some(Kick::DeviceRemoved), None, "device_removed"),
+        (Some(stream_error(401)), None, "device_removed"),
+        (Some(stream_error(516)), None, "device_removed"),
+        (None, Some(failure(401)), "login_refused"),
+    ] {
+        let mut rig = Rig::new().await;
+        rig.link("salon", ANNA).await;
+        if let Some(fault) = fault {
+            rig.sim.fault(fault);
+        }
+        rig.sim.kick(ANNA, kick.as_ref().unwrap_or(&Kick::Cut));
+        let status = rig.state("salon", "LOGGED_OUT").await;
+        assert_eq!(status["reason"], "LOGGED_OUT", "{kick:?}");
+        assert_eq!(status["phone"], "79001***567");
+        assert!(status["lastConnected"].is_i64());
+        let entries = rig.entries("logged_out").await;
+        assert_eq!(entries.len(), 1, "{kick:?}");
+        let entry = &entries[0];
+        assert_eq!(entry["outcome"], outcome);
+        assert_eq!(entry["oldPhone"], "79001***567");
+        assert_eq!(entry["wasLinked"], true);
+        assert!(entry["credentialAgeSeconds"].is_u64());
+        assert!(entry["lastConnected"].is_i64());
+        // Nothing tries them again, neither by itself nor by the button nor by a restart.
+        let connections = rig.sim.total_connections();
+        rig.reconnect("salon").await;
+        rig.restart().await;
+        assert_eq!(
+            rig.state("salon", "LOGGED_OUT").await["reason"],
+            "LOGGED_OUT"
+        );
+        assert_eq!(rig.sim.total_connections(), connections, "{kick:?}");
+        // They make room for the same number without a question.
+        let answer = rig.code("salon", ANNA, None).await;
+        let code = code_of(&answer);
+        assert_eq!(answer.json()["replaced"]["reason"], "stale_credentials");
+        rig.sim.phone(ANNA).enter_code(&code).await.expect("linked");
+        rig.state("salon", "CONNECTED").await;
+        never_two_connections(&rig.sim);
+        rig.stop().await;
+    }
+}
+
+/// An end after which a link rests.
+struct Halt {
+    kick: Kick,
+    fault: Option<Fault>,
+    state: &'static str,
+    reason: &'static str,
+    /// Whether a start of the program is worth a try by itself.
+    tries_anew: bool,
+}
+
+impl Halt {
+    fn at_login(reason: u16, state: &'static str, code: &'static str) -> Self {
+        Self {
+            kick: Kick::Cut,
+            fault: Some(failure(reason)),
+            state,
+            reason: code,
+            tries_anew: matches!(state, "FAILED" | "OUTDATED"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_people_must_see_to_stops_a_link_keeps_its_credentials_and_waits_for_the_button() {
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    let replaced = |kick| Halt {
+        kick,
+        fault: None,
+        state: "REPLACED",
+        reason: "REPLACED",
+        tries_anew: false,
+    };
+    let mut halts = vec![
+        replaced(Kick::Replaced),
+        replaced(stream_error(409)),
+        Halt::at_login(402, "BANNED", "BANNED"),
+        Halt::at_login(403, "LOCKED", "LOCKED"),
+        Halt::at_login(406, "LOCKED", "LOCKED"),
+        Halt::at_login(405, "OUTDATED", "CLIENT_OUTDATED"),
+    ];
+    for reason in [400, 409, 413, 414, 415, 418, 501] {
+        halts.push(Halt::at_login(reason, "FAILED", "WHATSAPP_REJECTED"));
+    }
+    for halt in halts {
+        let name = format!("{:?} {:?}", halt.kick, halt.fault);
+        let mut page = rig.page("salon").await;
+        page.next_of("session-status").await;
+        if let Some(fault) = halt.fault.clone() {
+            rig.sim.fault(fault);
+        }
+        rig.sim.kick(ANNA, &halt.kick);
+        let status = rig.state("salon", halt.state).await;
+        assert_eq!(status["reason"], halt.reason, "{name}");
+        assert_eq!(status["phone"], "79001***567", "{name}");
+        let banned = halt.state == "BANNED";
+        let left = status["until"]
+            .as_i64()
+            .map(|until| until - hairpin::clock::wall());
+        assert_eq!(left.is_some(), banned, "{name}");
+        assert!(
+            left.is_none_or(|left| (3_500_000..=3_600_000).contains(&left)),
+            "{name}: {left:?}"
+        );
+        loop {
+            let frame = page.next_of("session-status").await;
+            if frame["data"]["state"] == halt.state {
+                assert_eq!(frame["data"]["reason"], halt.reason);
+                break;
+            }
+        }
+        assert_eq!(
+            rig.metric(&format!(
+                "hairpin_link_state{{session=\"salon\",state=\"{}\"}}",
+                halt.state
+            ))
+            .await,
+            1
+        );
+        // It does not fight back, and its credentials stay: another number must name them.
+        let connections = rig.sim.total_connections();
+        assert_eq!(
+            rig.code("salon", ANNA, None).await.json()["code"],
+            "ALREADY_LINKED"
+        );
+        assert_eq!(
+            rig.code("salon", BORIS, None).await.json()["code"],
+            "REPLACE_CONFIRMATION_REQUIRED",
+            "{name}"
+        );
+        assert_eq!(rig.sim.open_connections(), 0, "{name}");
+        rig.restart().await;
+        if halt.tries_anew {
+            rig.state("salon", "CONNECTED").await;
+        } else {
+            let after = rig.state("salon", halt.state).await;
+            assert_eq!(
+                (&after["reason"], &after["until"]),
+                (&status["reason"], &status["until"])
+            );
+            assert_eq!(rig.sim.total_connections(), connections, "{name}");
+            let asked = rig.reconnects("asked").await;
+            rig.reconnect("salon").await;
+            let back = rig.state("salon", "CONNECTED").await;
+            assert_eq!(
+                (&back["reason"], &back["until"]),
+                (&Value::Null, &Value::Null)
+            );
+            assert_eq!(rig.reconnects("asked").await, asked + 1, "{name}");
+        }
+        assert_eq!(rig.sim.phone(ANNA).devices().len(), 1, "{name}");
+    }
+    assert!(rig.entries("logged_out").await.is_empty());
+    never_two_connections(&rig.sim);
+    let row = rig.stored("salon").await.expect("kept");
+    assert!(row.linked.is_some() && row.ended.is_none() && row.halted.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_fast_is_answered_with_patience_but_for_the_button() {
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    for fault in [None, Some(failure(429))] {
+        let kick = if fault.is_none() {
+            stream_error(429)
+        } else {
+            Kick::Cut
+        };
+        if let Some(fault) = fault {
+            rig.sim.fault(fault);
+        }
+        rig.sim.kick(ANNA, &kick);
+        let wait = async {
+            loop {
+                let status = rig.state("salon", "RECONNECTING").await;
+                let left = status["until"]
+                    .as_i64()
+                    .map_or(0, |until| until - hairpin::clock::wall());
+                if left > 25_000 {
+                    return left;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let left = tokio::time::timeout(HEALED, wait)
+            .await
+            .expect("a long wait");
+        assert!(left <= 120_000, "{left}");
+        let connections = rig.sim.total_connections();
+        assert_eq!(rig.sim.open_connections(), 0);
+        rig.reconnect("salon").await;
+        rig.state("salon", "CONNECTED").await;
+        assert_eq!(rig.sim.total_connections(), connections + 1);
+    }
+    assert_eq!(rig.reconnects("asked").await, 2);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_passkey_demand_does_not_end_a_link_that_stands() {
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    let mark = rig.sim.mark();
+    rig.sim.kick(ANNA, &Kick::Passkey);
+    rig.sim
+        .wait_for_after(mark, |event| event.step == Step::Acked)
+        .await;
+    assert_eq!(rig.status("salon").await["state"], "CONNECTED");
+    assert_eq!(rig.sim.open_connections(), 1);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_whatsapp_refuses_is_told_by_its_name() {
+    let mut rig = Rig::new().await;
+    for (reason, http, code, state) in [
+        (400, 502, "WHATSAPP_REJECTED", "UNLINKED"),
+        (401, 502, "WHATSAPP_REJECTED", "UNLINKED"),
+        (402, 409, "BANNED", "BANNED"),
+        (403, 409, "LOCKED", "LOCKED"),
+        (405, 502, "CLIENT_OUTDATED", "OUTDATED"),
+        (406, 409, "LOCKED", "LOCKED"),
+        (409, 502, "WHATSAPP_REJECTED", "UNLINKED"),
+        (413, 502, "WHATSAPP_REJECTED", "UNLINKED"),
+        (418, 502, "WHATSAPP_REJECTED", "UNLINKED"),
+        (429, 429, "WHATSAPP_RATE_LIMITED", "UNLINKED"),
+        (500, 503, "WHATSAPP_UNREACHABLE", "UNLINKED"),
+        (501, 502, "WHATSAPP_REJECTED", "UNLINKED"),
+        (503, 503, "WHATSAPP_UNREACHABLE", "UNLINKED"),
+    ] {
+        rig.sim.fault(failure(reason).at(Step::Register));
+        let answer = rig.code("salon", ANNA, None).await;
+        let problem = answer.json();
+        assert_eq!(
+            (answer.status, problem["code"].as_str()),
+            (http, Some(code)),
+            "{reason}"
+        );
+        match code {
+            "BANNED" => assert_eq!(problem["retryAfter"], 3600),
+            "WHATSAPP_RATE_LIMITED" => assert_eq!(problem["retryAfter"], 60),
+            _ => assert_eq!(problem["retryAfter"], Value::Null, "{reason}"),
+        }
+        let status = rig.state("salon", state).await;
+        assert_eq!(status["reason"], code, "{reason}");
+        assert_eq!(status["until"].is_i64(), state == "BANNED", "{reason}");
+        // What was refused before anything was linked is not remembered beyond a restart.
+        if state != "UNLINKED" {
+            rig.restart().await;
+            assert_eq!(rig.state("salon", "UNLINKED").await["reason"], Value::Null);
+        }
+    }
+    rig.link("salon", ANNA).await;
+    never_two_connections(&rig.sim);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_whose_connection_ends_is_told_so_and_why() {
+    let mut rig = Rig::new().await;
+    for (kick, code, state) in [
+        (stream_error(515), "WHATSAPP_UNREACHABLE", "UNLINKED"),
+        (stream_error(503), "WHATSAPP_UNREACHABLE", "UNLINKED"),
+        (Kick::Cut, "WHATSAPP_UNREACHABLE", "UNLINKED"),
+        (stream_error(429), "WHATSAPP_RATE_LIMITED", "UNLINKED"),
+        (stream_error(401), "WHATSAPP_REJECTED", "UNLINKED"),
+        (Kick::Replaced, "WHATSAPP_REJECTED", "UNLINKED"),
+        (
+            Kick::Failure {
+                reason: 403,
+                expire: None,
+            },
+            "LOCKED",
+            "LOCKED",
+        ),
+        (
+            Kick::Failure {
+                reason: 402,
+                expire: Some(60),
+            },
+            "BANNED",
+            "BANNED",
+        ),
+        (
+            Kick::Failure {
+                reason: 405,
+                expire: None,
+            },
+            "CLIENT_OUTDATED",
+            "OUTDATED",
+        ),
+        (Kick::Passkey, "PASSKEY_REQUIRED", "PASSKEY_REQUIRED"),
+    ] {
+        let mut page = rig.page("salon").await;
+        let shown = code_of(&rig.code("salon", ANNA, None).await);
+        page.next_of("pairing-code").await;
+        rig.sim.kick(ANNA, &kick);
+        assert_eq!(
+            page.next_of("pairing-code-ended").await["data"]["reason"],
+            "failed",
+            "{kick:?}"
+        );
+        assert_eq!(
+            page.next_of("pairing-code-error").await["data"]["code"],
+            code,
+            "{kick:?}"
+        );
+        assert_eq!(rig.state("salon", state).await["reason"], code, "{kick:?}");
+        assert!(
+            rig.sim.phone(ANNA).enter_code(&shown).await.is_err(),
+            "{kick:?}"
+        );
+        let ended = &rig.entries("code_ended").await[0];
+        assert_eq!(ended["outcome"], "failed", "{kick:?}");
+        assert_eq!(ended["phone"], "79001***567", "{kick:?}");
+        assert_eq!(ended["by"], "api", "{kick:?}");
+        assert!(ended["durationMs"].is_u64(), "{kick:?}");
+    }
+    rig.link("salon", ANNA).await;
+    never_two_connections(&rig.sim);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_connection_that_is_asked_to_restart_does_so_once() {
+    let mut rig = Rig::new().await;
+    rig.sim.fault(Fault::stream_error(Step::PairDevice, 515));
+    rig.link("salon", ANNA).await;
+    rig.stop().await;
+    let mut rig = Rig::new().await;
+    rig.sim
+        .fault(Fault::stream_error(Step::PairDevice, 515).standing());
+    let answer = rig.code("salon", ANNA, None).await;
+    assert_eq!(answer.json()["code"], "WHATSAPP_UNREACHABLE");
+    assert_eq!(rig.sim.total_connections(), 2, "and not for ever");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_heals_within_half_a_minute_of_its_end() {
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    rig.sim.stop().await;
+    rig.state("salon", "RECONNECTING").await;
+    // Long enough for the waits to grow.
+    let outage = Instant::now();
+    while outage.elapsed() < Duration::from_secs(8) {
+        assert_eq!(rig.status("salon").await["state"], "RECONNECTING");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let status = rig.status("salon").await;
+    assert!(
+        status["until"].is_null()
+            || status["until"].as_i64().expect("a time") < hairpin::clock::wall() + 20_500
+    );
+    rig.sim.resume().await;
+    let well = Instant::now();
+    rig.state("salon", "CONNECTED").await;
+    assert!(well.elapsed() < HEALED, "{:?}", well.elapsed());
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_fell_silent_is_noticed_within_half_a_minute() {
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    let (mark, silent) = (rig.sim.mark(), Instant::now());
+    assert_eq!(rig.sim.kick(ANNA, &Kick::FallSilent), 1);
+    rig.sim
+        .wait_for_after(mark, |event| event.is(Step::LoggedIn, ANNA))
+        .await;
+    rig.state("salon", "CONNECTED").await;
+    assert!(silent.elapsed() < HEALED, "{:?}", silent.elapsed());
+    assert_eq!(rig.reconnects("lost").await, 1);
+    never_two_connections(&rig.sim);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_is_never_answered_is_given_up_within_half_a_minute() {
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    rig.sim.fault(Fault::silence(Step::Login));
+    let (mark, silent) = (rig.sim.mark(), Instant::now());
+    rig.sim.kick(ANNA, &Kick::Cut);
+    rig.sim
+        .wait_for_after(mark, |event| event.is(Step::LoggedIn, ANNA))
+        .await;
+    assert!(silent.elapsed() < HEALED, "{:?}", silent.elapsed());
+    rig.state("salon", "CONNECTED").await;
+    never_two_connections(&rig.sim);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_link_is_left_in_peace() {
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    let connections = rig.sim.total_connections();
+    // Longer than the watch waits for a sign of life, and for the answer.
+    tokio::time::sleep(Duration::from_secs(22)).await;
+    assert_eq!(rig.sim.total_connections(), connections);
+    assert_eq!(rig.status("salon").await["state"], "CONNECTED");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unlinking_without_a_network_wipes_in_time_and_says_that_the_phone_still_lists_the_device()
+{
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    rig.sim.stop().await;
+    rig.state("salon", "RECONNECTING").await;
+    let mut page = rig.page("salon").await;
+    let began = Instant::now();
+    let answer = rig.ask("DELETE", "/api/v1/sessions/salon/link", None).await;
+    assert_eq!(answer.status, 204);
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
+    );
+    let status = rig.status("salon").await;
+    assert_eq!(
+        (status["state"].as_str(), status["reason"].as_str()),
+        (Some("UNLINKED"), Some("HALF_LINKED"))
+    );
+    loop {
+        let frame = page.next_of("session-status").await;
+        if frame["data"]["state"] == "UNLINKED" {
+            assert_eq!(frame["data"]["reason"], "HALF_LINKED");
+            break;
+        }
+    }
+    let entry = &rig.entries("unlinked").await[0];
+    assert_eq!(entry["outcome"], "phone_still_lists_it");
+    assert_eq!(entry["by"], "api");
+    rig.sim.resume().await;
+    assert_eq!(rig.sim.phone(ANNA).devices().len(), 1, "as was said");
+    assert!(rig.stored("salon").await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unlinking_over_a_socket_that_fell_silent_is_bounded_too() {
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    rig.sim.kick(ANNA, &Kick::FallSilent);
+    let began = Instant::now();
+    let answer = rig.ask("DELETE", "/api/v1/sessions/salon/link", None).await;
+    assert_eq!(answer.status, 204);
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(rig.status("salon").await["reason"], "HALF_LINKED");
+    assert!(rig.stored("salon").await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_who_named_the_link_has_confirmed_also_when_it_ended_by_itself_meanwhile() {
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    let link_id = rig.code("salon", BORIS, None).await.json()["linkId"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    // WhatsApp is asked whether it answers; while it thinks, the phone throws the device out.
+    rig.sim
+        .fault(Fault::delay(Step::Register, Duration::from_secs(2)));
+    let mark = rig.sim.mark();
+    let (answer, ()) = tokio::join!(rig.code("salon", BORIS, Some(&link_id)), async {
+        rig.sim
+            .wait_for_after(mark, |event| event.step == Step::Register)
+            .await;
+        let device = rig.sim.phone(ANNA).devices()[0].id;
+        rig.sim.phone(ANNA).remove_device(device).await;
+    });
+    code_of(&answer);
+    let wiped = &rig.entries("mismatch_wiped").await[0];
+    assert_eq!(wiped["confirmed"], true);
+    assert_eq!(wiped["outcome"], Value::Null, "nobody was left to tell");
+    assert_eq!(wiped["wasLinked"], true);
+    assert_eq!(wiped["by"], "api");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mismatch_entry_answers_whether_it_was_expected() {
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    let device = rig.sim.phone(ANNA).devices()[0].id;
+    rig.sim.phone(ANNA).remove_device(device).await;
+    rig.state("salon", "LOGGED_OUT").await;
+    let mut page = rig.page("salon").await;
+    page.send(json!({ "event": "request-pairing-code", "data": { "phoneNumber": BORIS } }))
+        .await;
+    page.next_of("pairing-code").await;
+    let wiped = &rig.entries("mismatch_wiped").await[0];
+    assert_eq!(wiped["phone"], "79007***321");
+    assert_eq!(wiped["oldPhone"], "79001***567");
+    assert_eq!(wiped["confirmed"], false, "nobody was asked: it was dead");
+    assert_eq!(wiped["wasLinked"], true);
+    assert_eq!(wiped["by"], "page");
+    assert!(wiped["credentialAgeSeconds"].is_u64() && wiped["lastConnected"].is_i64());
+    let shown = &rig.entries("code_shown").await[0];
+    assert_eq!(
+        (shown["phone"].as_str(), shown["by"].as_str()),
+        (Some("79007***321"), Some("page"))
+    );
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_is_given_up_leaves_no_connection_behind() {
+    let mut rig = Rig::with(&[("whatsapp.connect_timeout", "1")]).await;
+    rig.link("salon", ANNA).await;
+    let link_id = rig.code("salon", BORIS, None).await.json()["linkId"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    rig.sim
+        .fault(Fault::delay(Step::Register, Duration::from_secs(30)));
+    let answer = rig.code("salon", BORIS, Some(&link_id)).await;
+    assert_eq!(answer.json()["code"], "WHATSAPP_UNREACHABLE");
+    rig.sim.clear_faults();
+    // The one that waited is dropped as soon as nobody waits for it; the simulator notices when it looks.
+    let gone = async {
+        while rig.sockets() > 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone)
+        .await
+        .expect("dropped");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_in_the_middle_of_a_request_leaves_nothing_running() {
+    let mut rig = Rig::new().await;
+    rig.sim
+        .fault(Fault::delay(Step::Open, Duration::from_secs(20)));
+    let waiting = rig.code_later("salon", ANNA);
+    rig.sim.wait_for(|event| event.step == Step::Open).await;
+    let began = Instant::now();
+    rig.stop().await;
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    let answer = waiting.await.expect("a task");
+    assert_eq!(answer, Some("SHUTTING_DOWN".to_owned()));
+    assert_eq!(rig.sockets(), 0, "no client outlives the stop");
+    rig.sim.clear_faults();
+    rig.start().await;
+    rig.link("salon", ANNA).await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_add_the_last_place_at_once_do_not_both_get_it() {
+    let mut rig = Rig::with(&[("sessions.max", "3")]).await;
+    let put = |id: usize| {
+        let rig = &rig;
+        async move {
+            rig.ask(
+                "PUT",
+                &format!("/api/v1/sessions/s{id}"),
+                Some(json!({ "name": "One" })),
+            )
+            .await
+            .status
+        }
+    };
+    let all = futures_util::future::join_all((0..10).map(put)).await;
+    assert_eq!(
+        all.iter().filter(|status| **status == 201).count(),
+        2,
+        "{all:?}"
+    );
+    assert_eq!(
+        all.iter().filter(|status| **status == 429).count(),
+        8,
+        "{all:?}"
+    );
+    rig.stop().await;
+    let mut rig = Rig::new().await;
+    let put = || {
+        let rig = &rig;
+        async move {
+            rig.ask(
+                "PUT",
+                "/api/v1/sessions/same",
+                Some(json!({ "name": "One" })),
+            )
+            .await
+            .status
+        }
+    };
+    let all = futures_util::future::join_all((0..10).map(|_| put())).await;
+    assert_eq!(
+        all.iter().filter(|status| **status == 201).count(),
+        1,
+        "{all:?}"
+    );
+    assert_eq!(
+        all.iter().filter(|status| **status == 200).count(),
+        9,
+        "{all:?}"
+    );
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_removed_while_somebody_asks_is_gone_with_whatever_was_asked() {
+    let mut rig = Rig::new().await;
+    for round in 0..5 {
+        let put = rig
+            .ask(
+                "PUT",
+                "/api/v1/sessions/guest",
+                Some(json!({ "name": "Guest" })),
+            )
+            .await;
+        assert_eq!(put.status, 201, "round {round}");
+        let asks = (0..8).map(|_| rig.code("guest", ANNA, None));
+        let (removed, _) = tokio::join!(
+            rig.ask("DELETE", "/api/v1/sessions/guest", None),
+            futures_util::future::join_all(asks)
+        );
+        assert_eq!(removed.status, 204, "round {round}");
+        assert_eq!(
+            rig.ask("GET", "/api/v1/sessions/guest", None).await.status,
+            404
+        );
+        let gone = async {
+            while rig.sim.open_connections() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), gone)
+            .await
+            .expect("no client is left");
+        let text = String::from_utf8(rig.ask("GET", "/metrics", None).await.body).expect("text");
+        assert!(!text.contains("session=\"guest\""), "round {round}");
+    }
+    rig.in_store(async |store| {
+        assert!(store.link("guest").expect("read").is_none());
+        assert!(
+            store
+                .sessions()
+                .expect("read")
+                .iter()
+                .all(|row| row.id != "guest")
+        );
+    })
+    .await;
+}
+
+impl Rig {
+    /// How many sockets to the simulator this process holds, established or not yet.
+    fn sockets(&self) -> usize {
+        let port = format!(":{:04X}", self.sim.addr().port());
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+        table
+            .lines()
+            .skip(1)
+            .filter(|line| {
+                let mut fields = line.split_whitespace().skip(2);
+                let (remote, state) = (fields.next().unwrap_or(""), fields.next().unwrap_or(""));
+                // Ours is the end whose other end is the port; 01 is established, 02 on its way.
+                remote.ends_with(&port) && matches!(state, "01" | "02")
+            })
+            .count()
+    }
+
+    fn code_later(&self, session: &str, number: &str) -> tokio::task::JoinHandle<Option<String>> {
+        let (address, key) = (self.address, self.key.clone());
+        let (session, number) = (session.to_owned(), number.to_owned());
+        tokio::spawn(async move {
+            use tokio::io::AsyncWriteExt;
+            let body = json!({ "phoneNumber": number, "country": "RU" }).to_string();
+            let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+            let request = format!(
+                "POST /api/v1/sessions/{session}/pairing-code HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(request.as_bytes()).await.ok()?;
+            let answer = crate::web_support::read_answer(&mut stream).await;
+            Some(answer.json()["code"].as_str()?.to_owned())
+        })
+    }
+}
