@@ -124,6 +124,6 @@ mod tests {
         let known = apart();
         assert!(!until(steady(), known).await);
         assert!(!until(steady() + Duration::from_millis(5), known).await);
-        assert!(until(steady() + Duration::from_secs(60), known + 86_400_000).await);
+        assert!(until(steady() + Duration::from_mins(1), known + 86_400_000).await);
     }
 }

@@ -373,3 +373,86 @@ fn reason_code(reason: ConnectFailureReason) -> i32 {
         ConnectFailureReason::Unknown(code) => code,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use whatsapp_rust::types::events::ConnectFailure;
+    use whatsapp_rust::wacore_binary::Node;
+    use whatsapp_rust::wacore_binary::builder::NodeBuilder;
+
+    use super::*;
+
+    fn failed(code: i32, raw: Node) -> Close {
+        let (sink, _events) = mpsc::unbounded_channel();
+        let handler = Handler::new(sink, None);
+        let failure = ConnectFailure::builder()
+            .reason(ConnectFailureReason::from(code))
+            .raw(raw)
+            .build();
+        handler.handle_event(Arc::new(Event::ConnectFailure(failure)));
+        handler.closed_because()
+    }
+
+    #[test]
+    fn every_connect_failure_that_the_library_does_not_name_has_its_meaning() {
+        let plain = || NodeBuilder::new("failure").build();
+        for (code, close) in [
+            (400, Close::Refused(400)),
+            (409, Close::Refused(409)),
+            (413, Close::Refused(413)),
+            (414, Close::Refused(414)),
+            (415, Close::Refused(415)),
+            (418, Close::Refused(418)),
+            (501, Close::Refused(501)),
+            (0, Close::Refused(0)),
+            (429, Close::TooFast),
+            (500, Close::Lost),
+            (502, Close::Lost),
+            (503, Close::Lost),
+            (504, Close::Lost),
+            (402, Close::Banned(None)),
+        ] {
+            assert_eq!(failed(code, plain()), close, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_bans_end_is_told_also_where_its_code_is_not() {
+        let raw = NodeBuilder::new("failure")
+            .attr("reason", "402")
+            .attr("expire", "90")
+            .build();
+        let ban = Close::Banned(Some(Duration::from_secs(90)));
+        assert_eq!(failed(402, raw), ban);
+    }
+
+    fn stream_error(node: &Node) -> Close {
+        let (sink, _events) = mpsc::unbounded_channel();
+        let handler = Handler::new(sink, None);
+        handler.raw(&node.as_node_ref());
+        handler.closed_because()
+    }
+
+    #[test]
+    fn an_unknown_conflict_does_not_make_credentials_dead() {
+        let error = |code: Option<&str>, conflict: Option<&'static str>| {
+            let mut error = NodeBuilder::new("stream:error");
+            if let Some(code) = code {
+                error = error.attr("code", code);
+            }
+            if let Some(conflict) = conflict {
+                let child = NodeBuilder::new("conflict").attr("type", conflict).build();
+                error = error.children([child]);
+            }
+            stream_error(&error.build())
+        };
+        assert_eq!(
+            error(Some("409"), Some("something new")),
+            Close::Refused(409)
+        );
+        assert_eq!(error(None, Some("something new")), Close::Refused(0));
+        assert_eq!(error(Some("515"), None), Close::Restart);
+        assert_eq!(error(Some("429"), None), Close::TooFast);
+        assert_eq!(error(Some("503"), None), Close::Lost);
+    }
+}

@@ -58,10 +58,7 @@ impl Versions {
 
     /// The same, with somebody to ask.
     #[must_use]
-    pub fn with_source(
-        kept: Option<Version>,
-        source: Option<Arc<dyn VersionSource>>,
-    ) -> Arc<Self> {
+    pub fn with_source(kept: Option<Version>, source: Option<Arc<dyn VersionSource>>) -> Arc<Self> {
         let device = Device::new();
         let compiled_in = (
             device.app_version_primary,

@@ -108,8 +108,14 @@ impl Driver {
     }
 
     /// Runs until it is told to stop, or until nobody can tell it anything any more.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        looked: oneshot::Sender<()>,
+    ) {
         self.boot().await;
+        // Nobody may be waiting for it.
+        let _ = looked.send(());
         let mut versions = self.tools.connector.versions().watch();
         let end = loop {
             if !self.is_busy()

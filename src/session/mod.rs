@@ -171,8 +171,14 @@ impl Sessions {
             all: RwLock::new(BTreeMap::new()),
             slots: tokio::sync::Mutex::new(()),
         });
-        for row in stored {
-            sessions.spawn(&row.id, &row.name);
+        let looks: Vec<_> = stored
+            .iter()
+            .map(|row| sessions.spawn(&row.id, &row.name))
+            .collect();
+        // Nobody is told anything before every session has looked at what is stored.
+        for look in looks {
+            // One that broke has said so in the log.
+            let _ = look.await;
         }
         Ok(sessions)
     }
@@ -226,7 +232,7 @@ impl Sessions {
             .map_err(|_| RequestError::from(Code::StoreUnavailable))?;
         match known {
             Some(session) => session.send(Command::Rename(name.to_owned())).await?,
-            None => self.spawn(id, name),
+            None => drop(self.spawn(id, name)),
         }
         Ok(added)
     }
@@ -302,7 +308,9 @@ impl Sessions {
         while stops.join_next().await.is_some() {}
     }
 
-    fn spawn(&self, id: &str, name: &str) {
+    /// Starts a session's task; the answer comes once it has looked at what is stored.
+    fn spawn(&self, id: &str, name: &str) -> oneshot::Receiver<()> {
+        let (looking, looked) = oneshot::channel();
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         self.metrics.state(id, State::Unlinked.as_str());
         let (view_sender, view) = watch::channel(driver::first_view(id, name, clock::wall()));
@@ -327,7 +335,7 @@ impl Sessions {
                 events: events.clone(),
             },
         );
-        tokio::spawn(driver.run(mailbox));
+        tokio::spawn(driver.run(mailbox, looking));
         self.all
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -339,5 +347,6 @@ impl Sessions {
                     events,
                 },
             );
+        looked
     }
 }

@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod crowd;
+mod ghost;
 mod pairing;
 mod process;
 mod rig;

@@ -2,12 +2,20 @@
 //! without need; and whatever ended it heals by itself once the cause is gone.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use hairpin::error::Code;
+use hairpin::link::{Connector, Version, VersionSource, Versions};
+use hairpin::metrics::Metrics;
+use hairpin::phone::{Country, Phone};
+use hairpin::session::{Asker, By, CodeRequest, Sessions, Settings, State};
+use hairpin::store::{JournalEntry, JournalWhat};
 use hairpin_sim::{Fault, Kick, Sim, Step};
 use serde_json::{Value, json};
 
-use crate::rig::{ANNA, BORIS, Rig, code_of};
+use crate::rig::{ANNA, BORIS, PATIENCE, Rig, code_of, open};
 
 /// Within this of its cause going away, whatever was wrong is well again.
 const HEALED: Duration = Duration::from_secs(30);
@@ -515,17 +523,24 @@ async fn an_outage_heals_within_half_a_minute_of_its_end() {
     rig.link("salon", ANNA).await;
     rig.sim.stop().await;
     rig.state("salon", "RECONNECTING").await;
-    // Long enough for the waits to grow.
-    let outage = Instant::now();
-    while outage.elapsed() < Duration::from_secs(8) {
-        assert_eq!(rig.status("salon").await["state"], "RECONNECTING");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    let status = rig.status("salon").await;
-    assert!(
-        status["until"].is_null()
-            || status["until"].as_i64().expect("a time") < hairpin::clock::wall() + 20_500
-    );
+    // Long enough for the waits to have grown.
+    let grown = async {
+        loop {
+            let status = rig.status("salon").await;
+            assert_eq!(status["state"], "RECONNECTING");
+            let left = status["until"]
+                .as_i64()
+                .map_or(0, |until| until - hairpin::clock::wall());
+            assert!(left <= 20_000, "{left}");
+            if left > 4_000 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), grown)
+        .await
+        .expect("longer and longer");
     rig.sim.resume().await;
     let well = Instant::now();
     rig.state("salon", "CONNECTED").await;
@@ -566,14 +581,45 @@ async fn a_login_that_is_never_answered_is_given_up_within_half_a_minute() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_link_is_left_in_peace() {
+async fn an_idle_link_is_asked_for_a_sign_of_life_and_left_in_peace() {
     let mut rig = Rig::new().await;
     rig.link("salon", ANNA).await;
     let connections = rig.sim.total_connections();
-    // Longer than the watch waits for a sign of life, and for the answer.
-    tokio::time::sleep(Duration::from_secs(22)).await;
+    let mut mark = rig.sim.mark();
+    for _ in 0..2 {
+        mark = rig
+            .sim
+            .wait_for_after(mark, |event| event.is(Step::Ping, ANNA))
+            .await
+            .seq;
+    }
     assert_eq!(rig.sim.total_connections(), connections);
     assert_eq!(rig.status("salon").await["state"], "CONNECTED");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_unanswered_sign_of_life_among_others_ends_nothing() {
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    let connections = rig.sim.total_connections();
+    let device = rig.sim.phone(ANNA).devices()[0].id;
+    rig.sim.fault(Fault::silence(Step::Ping));
+    let mark = rig.sim.mark();
+    let lost = rig
+        .sim
+        .wait_for_after(mark, |event| event.is(Step::Ping, ANNA))
+        .await;
+    // A message is a sign of life as well.
+    rig.sim
+        .phone(ANNA)
+        .send_text(device, "still here")
+        .await
+        .expect("sent");
+    rig.sim
+        .wait_for_after(lost.seq, |event| event.is(Step::Ping, ANNA))
+        .await;
+    assert_eq!(rig.sim.total_connections(), connections);
     rig.stop().await;
 }
 
@@ -865,4 +911,361 @@ impl Rig {
             Some(answer.json()["code"].as_str()?.to_owned())
         })
     }
+}
+
+/// Tells a version that a test decides, and counts who asked.
+struct Told(Mutex<(Option<Version>, u32)>);
+
+#[async_trait]
+impl VersionSource for Told {
+    async fn latest(&self) -> Option<Version> {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.1 += 1;
+        told.0
+    }
+}
+
+impl Told {
+    fn asked(&self) -> u32 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    fn tell(&self, version: Version) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(version);
+    }
+}
+
+const FAR: Version = (2, 9000, 1);
+const FARTHER: Version = (2, 9000, 2);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_too_old_asks_once_for_a_newer_version_and_goes_on_with_it() {
+    let sim = Sim::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let told = Arc::new(Told(Mutex::new((None, 0))));
+    let source: Arc<dyn VersionSource> = told.clone();
+    let versions = Versions::with_source(None, Some(source));
+    let sessions = Sessions::start(
+        store.clone(),
+        Connector::new(Some(sim.url()), Arc::clone(&versions)),
+        Settings {
+            code_ttl: Duration::from_mins(3),
+            code_grace: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(20),
+            requests_per_number: 0,
+            most: 1,
+        },
+        Arc::new(Metrics::new()),
+    )
+    .await
+    .expect("started");
+    let salon = sessions.get("salon").expect("the default slot");
+    let ask = || {
+        salon.request_code(CodeRequest {
+            phone: Phone::parse(ANNA, Country::parse("RU").expect("RU")).expect("a number"),
+            replace: None,
+            asker: Asker {
+                by: By::Api,
+                user_agent: None,
+            },
+        })
+    };
+    let reached = async |wanted: State| {
+        let wait = async {
+            while salon.view().status.state != wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .unwrap_or_else(|_| panic!("never {wanted:?} but {:?}", salon.view().status));
+    };
+
+    // Nothing newer is told: outdated.
+    sim.fault(failure(405).at(Step::Register));
+    assert_eq!(ask().await.expect_err("too old").code, Code::ClientOutdated);
+    assert_eq!(told.asked(), 1);
+    reached(State::Outdated).await;
+
+    // A newer one is told: the request goes on, and whoever asked never knows.
+    told.tell(FAR);
+    sim.fault(failure(405).at(Step::Register));
+    let code = ask().await.expect("a code");
+    assert_eq!((told.asked(), versions.current()), (2, FAR));
+    sim.phone(ANNA)
+        .enter_code(code.code.reveal())
+        .await
+        .expect("linked");
+    reached(State::Connected).await;
+
+    // A link that is too old, with nothing newer to be had: told so, with its credentials.
+    sim.fault(failure(405));
+    sim.kick(ANNA, &Kick::Cut);
+    reached(State::Outdated).await;
+    assert_eq!(salon.view().status.reason, Some(Code::ClientOutdated));
+    assert_eq!(told.asked(), 3);
+    let row = store.link("salon").expect("read").expect("kept");
+    assert!(row.linked.is_some() && row.halted.is_some());
+
+    // When one turns up by itself (it is looked for every day), the link goes on by itself.
+    told.tell(FARTHER);
+    versions.refresh().await.expect("newer");
+    reached(State::Connected).await;
+    sessions.stop().await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_server_of_ones_own_nobody_is_asked_for_a_version() {
+    let versions = Versions::new(None);
+    assert_eq!(versions.refresh().await, None);
+    let older = Versions::new(Some((1, 0, 0)));
+    assert_eq!(older.current(), versions.current(), "never back");
+    let newer = Versions::new(Some(FAR));
+    assert_eq!(newer.current(), FAR);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_journal_is_bounded_by_count_and_by_age() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let day = 86_400_000;
+    let now = 500 * day;
+    let entries = |from: i64, count: i64| {
+        (0..count)
+            .map(|n| JournalEntry::new(from + n, "salon", JournalWhat::Requested))
+            .collect::<Vec<_>>()
+    };
+    store
+        .append_journal(entries(now - 401 * day, 50))
+        .await
+        .expect("appended");
+    store
+        .append_journal(entries(now - 399 * day, 50))
+        .await
+        .expect("appended");
+    assert_eq!(store.journal(None, 20_000).expect("read").len(), 100);
+    store
+        .append_journal(entries(now, 1))
+        .await
+        .expect("appended");
+    let kept = store.journal(None, 20_000).expect("read");
+    assert_eq!(kept.len(), 51, "what is older than 400 days is gone");
+    assert!(kept.iter().all(|entry| entry.time >= now - 400 * day));
+    for part in 0..11 {
+        store
+            .append_journal(entries(now + part * 1000, 1000))
+            .await
+            .expect("appended");
+    }
+    let kept = store.journal(None, 20_000).expect("read");
+    assert_eq!(kept.len(), 10_000);
+    assert_eq!(kept[0].time, now + 10_999, "the newest are kept");
+    assert_eq!(kept[9_999].time, now + 1000);
+    store.close().await;
+}
+
+#[test]
+fn a_clock_set_by_a_day_and_a_machine_that_slept_are_survived() {
+    // The clocks are the whole process's, so this has one of its own.
+    const CHILD: &str = "HAIRPIN_TEST_CLOCKS";
+    let name = "supervision::a_clock_set_by_a_day_and_a_machine_that_slept_are_survived";
+    if std::env::var_os(CHILD).is_none() {
+        let output = std::process::Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .expect("run");
+        assert!(
+            output.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        return;
+    }
+    whatsapp_rust::wacore::time::set_time_provider(OurClock).expect("the first");
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("threads")
+        .block_on(clocks());
+}
+
+/// The library shall believe what we do.
+struct OurClock;
+
+impl whatsapp_rust::wacore::time::TimeProvider for OurClock {
+    fn now_millis(&self) -> i64 {
+        hairpin::clock::wall()
+    }
+}
+
+async fn clocks() {
+    const DAY: i64 = 86_400_000;
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    for set_by in [-DAY, 2 * DAY, -DAY] {
+        // Set while it stands: the watch over the socket must not be fooled.
+        hairpin::clock::pretend(Duration::ZERO, set_by);
+        let (mark, began) = (rig.sim.mark(), Instant::now());
+        rig.sim.kick(ANNA, &Kick::FallSilent);
+        rig.sim
+            .wait_for_after(mark, |event| event.is(Step::LoggedIn, ANNA))
+            .await;
+        rig.state("salon", "CONNECTED").await;
+        assert!(began.elapsed() < HEALED, "{set_by}: {:?}", began.elapsed());
+    }
+
+    // Set while it waits: what is told moves with the clock, what is done does not.
+    rig.sim.fault(failure(402));
+    rig.sim.kick(ANNA, &Kick::Cut);
+    rig.state("salon", "BANNED").await;
+    hairpin::clock::pretend(Duration::ZERO, -DAY);
+    let moved = async {
+        loop {
+            let until = rig.status("salon").await["until"].as_i64().expect("told");
+            if (until - hairpin::clock::wall() - 3_600_000).abs() < 60_000 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(HEALED, moved)
+        .await
+        .expect("told anew");
+    assert_eq!(rig.status("salon").await["state"], "BANNED");
+
+    // Asleep through the rest of the ban, and the socket is gone as well.
+    hairpin::clock::pretend(Duration::from_hours(1), 3_600_000);
+    let awake = Instant::now();
+    rig.state("salon", "CONNECTED").await;
+    assert!(awake.elapsed() < HEALED, "{:?}", awake.elapsed());
+    rig.sim.kick(ANNA, &Kick::FallSilent);
+    let mark = rig.sim.mark();
+    hairpin::clock::pretend(Duration::from_hours(8), 8 * 3_600_000);
+    let awake = Instant::now();
+    rig.sim
+        .wait_for_after(mark, |event| event.is(Step::LoggedIn, ANNA))
+        .await;
+    rig.state("salon", "CONNECTED").await;
+    assert!(awake.elapsed() < HEALED, "{:?}", awake.elapsed());
+
+    // A code dies in its sleep.
+    rig.ask(
+        "PUT",
+        "/api/v1/sessions/other",
+        Some(json!({ "name": "Other" })),
+    )
+    .await;
+    let mut page = rig.page("other").await;
+    code_of(&rig.code("other", BORIS, None).await);
+    hairpin::clock::pretend(Duration::from_mins(5), 300_000);
+    assert_eq!(
+        page.next_of("pairing-code-ended").await["data"]["reason"],
+        "expired"
+    );
+    rig.state("other", "UNLINKED").await;
+    rig.stop().await;
+}
+
+/// A small disk of its own, where this process may mount one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(folder.path())
+            .status()
+            .is_ok_and(|status| status.success());
+        mounted.then_some(Self(folder))
+    }
+
+    /// Takes all the room there is.
+    fn fill(&self) {
+        use std::io::Write;
+        let mut filler = std::fs::File::create(self.0.path().join("filler")).expect("a file");
+        while filler.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.0.path().join("filler")).expect("removed");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg(self.0.path())
+            .status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_a_link_and_room_on_it_brings_it_back_with_nothing_lost() {
+    let Some(disk) = SmallDisk::mount("24m") else {
+        eprintln!("no small disk can be mounted here; this is proved where one can");
+        return;
+    };
+    let data = disk.0.path().join("data").display().to_string();
+    let mut rig = Rig::with(&[("data_dir", &data)]).await;
+    rig.link("salon", ANNA).await;
+    let device = rig.sim.phone(ANNA).devices()[0].id;
+    disk.fill();
+    // Whatever arrives has to be written down.
+    let stopped = async {
+        let mut count = 0;
+        while rig.status("salon").await["state"] != "STORE_UNAVAILABLE" {
+            count += 1;
+            let _ = rig
+                .sim
+                .phone(ANNA)
+                .send_text(device, &format!("message {count}"))
+                .await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), stopped)
+        .await
+        .expect("it says so");
+    let status = rig.status("salon").await;
+    assert_eq!(status["reason"], "STORE_UNAVAILABLE");
+    assert_eq!(status["phone"], "79001***567");
+    assert_eq!(rig.ask("GET", "/healthz", None).await.status, 503);
+    assert_eq!(rig.ask("GET", "/readyz", None).await.status, 503);
+    assert_eq!(
+        rig.code("salon", BORIS, None).await.status,
+        409,
+        "it is still linked"
+    );
+    disk.free();
+    let room = Instant::now();
+    rig.state("salon", "CONNECTED").await;
+    assert!(room.elapsed() < HEALED, "{:?}", room.elapsed());
+    assert_eq!(rig.ask("GET", "/healthz", None).await.status, 200);
+    assert!(rig.reconnects("store").await >= 1);
+    // The fresh client reads what the phone writes, and goes on doing so after a restart.
+    for round in 0..2 {
+        let mark = rig.sim.mark();
+        let id = rig
+            .sim
+            .phone(ANNA)
+            .send_text(device, "are you well again?")
+            .await
+            .expect("sent");
+        rig.sim
+            .wait_for_after(mark, |event| {
+                event.step == Step::Receipt && event.note.contains(&id)
+            })
+            .await;
+        if round == 0 {
+            rig.restart().await;
+            rig.state("salon", "CONNECTED").await;
+        }
+    }
+    never_two_connections(&rig.sim);
+    rig.stop().await;
 }

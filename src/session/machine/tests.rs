@@ -5,7 +5,7 @@ use crate::phone::Country;
 use crate::session::types::By;
 use crate::store::{Linked, Store};
 
-const TTL: Duration = Duration::from_secs(180);
+const TTL: Duration = Duration::from_mins(3);
 const GRACE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(20);
 
@@ -131,7 +131,7 @@ impl Play {
     }
 
     /// From a request that was let in to its code.
-    pub(super) fn to_code(&mut self, number: &str) {
+    pub(super) fn until_code(&mut self, number: &str) {
         let ticket = self.ticket();
         self.feed(Input::Journaled(ticket, true));
         let ticket = self.ticket();
@@ -236,7 +236,7 @@ fn a_code_never_outlives_what_whatsapp_says_is_left() {
     play.feed(Input::Link(LinkEvent::Opened));
     play.feed(Input::Link(LinkEvent::Code {
         code: SecretText::new("ABCDEFGH".to_owned()),
-        left: Duration::from_secs(60),
+        left: Duration::from_mins(1),
     }));
     let code = play.machine.code(play.now).expect("shown");
     assert_eq!(code.deadline - play.now.mono, Duration::from_secs(50));
@@ -255,8 +255,8 @@ fn a_code_never_outlives_what_whatsapp_says_is_left() {
 fn after_its_grace_a_code_is_dead() {
     let mut play = Play::new();
     play.ask(A, None);
-    play.to_code(A);
-    play.wait(TTL - GRACE);
+    play.until_code(A);
+    play.wait(TTL.saturating_sub(GRACE));
     play.wait(GRACE);
     assert!(play.wants(|effect| matches!(effect, Effect::StopLink)));
     play.feed(Input::Link(LinkEvent::PhoneTookCode));
@@ -271,7 +271,7 @@ fn after_its_grace_a_code_is_dead() {
 fn while_the_phone_links_the_codes_clock_stands_and_another_runs() {
     let mut play = Play::new();
     play.ask(A, None);
-    play.to_code(A);
+    play.until_code(A);
     play.wait(Duration::from_secs(100));
     play.feed(Input::Link(LinkEvent::PhoneTookCode));
     let left =
@@ -293,7 +293,7 @@ fn while_the_phone_links_the_codes_clock_stands_and_another_runs() {
 fn a_store_that_cannot_commit_refuses_and_the_code_of_the_other_line_lives_on() {
     let mut play = Play::new();
     play.ask(A, None);
-    play.to_code(A);
+    play.until_code(A);
     let other = play.ask(B, None);
     let ticket = play.ticket();
     play.feed(Input::Journaled(ticket, false));
@@ -306,7 +306,7 @@ fn a_store_that_cannot_commit_refuses_and_the_code_of_the_other_line_lives_on() 
 fn a_phone_that_takes_the_code_while_another_line_is_being_recorded_wins() {
     let mut play = Play::new();
     play.ask(A, None);
-    play.to_code(A);
+    play.until_code(A);
     let other = play.ask(B, None);
     let ticket = play.ticket();
     play.feed(Input::Link(LinkEvent::PhoneTookCode));
@@ -402,7 +402,7 @@ fn logged_out_is_decided_by_its_reason_never_by_its_name() {
         (Close::Removed, State::LoggedOut, true),
         (Close::Locked, State::Locked, false),
         (
-            Close::Banned(Some(Duration::from_secs(60))),
+            Close::Banned(Some(Duration::from_mins(1))),
             State::Banned,
             false,
         ),
@@ -437,10 +437,10 @@ fn a_replaced_link_rests_until_somebody_takes_it_back() {
 #[test]
 fn a_ban_ends_by_itself() {
     let mut play = Play::linked(A);
-    let ban = Duration::from_secs(3600);
+    let ban = Duration::from_hours(1);
     play.feed(Input::Link(LinkEvent::Closed(Close::Banned(Some(ban)))));
     assert_eq!(play.machine.until(), Some(play.now.wall + 3_600_000));
-    play.wait(ban - Duration::from_secs(1));
+    play.wait(ban.saturating_sub(Duration::from_secs(1)));
     assert_eq!(play.machine.state(), State::Banned);
     play.wait(Duration::from_secs(1));
     assert!(play.wants(|effect| matches!(effect, Effect::Job(_, Job::Start))));
@@ -460,7 +460,7 @@ fn a_restart_demand_while_linked_starts_anew_at_once() {
 fn a_number_that_nobody_asked_for_is_unlinked_and_told() {
     let mut play = Play::new();
     play.ask(A, None);
-    play.to_code(A);
+    play.until_code(A);
     play.feed(Input::Link(LinkEvent::PairSuccess(Paired {
         phone: SecretText::new("79007654321".to_owned()),
         jid: SecretText::new("79007654321:1@s.whatsapp.net".to_owned()),
