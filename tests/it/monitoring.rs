@@ -110,7 +110,13 @@ fn the_alerts_ask_only_for_what_there_is_and_say_what_to_do() {
     let rules: Vec<&str> = RULES.split("- alert: ").skip(1).collect();
     assert_eq!(rules.len(), expressions.len());
     for rule in rules {
-        for part in ["expr: ", "for: ", "severity: ", "summary: ", "description: "] {
+        for part in [
+            "expr: ",
+            "for: ",
+            "severity: ",
+            "summary: ",
+            "description: ",
+        ] {
             assert!(rule.contains(part), "{part} is missing in {rule}");
         }
     }

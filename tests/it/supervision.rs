@@ -12,6 +12,7 @@ use hairpin::metrics::Metrics;
 use hairpin::phone::{Country, Phone};
 use hairpin::session::{Asker, By, CodeRequest, Sessions, Settings, State};
 use hairpin::store::{JournalEntry, JournalWhat};
+use hairpin::words::Lang;
 use hairpin_sim::{Fault, Kick, Sim, Step};
 use serde_json::{Value, json};
 
@@ -910,6 +911,66 @@ impl Rig {
             let answer = crate::web_support::read_answer(&mut stream).await;
             Some(answer.json()["code"].as_str()?.to_owned())
         })
+    }
+}
+
+#[test]
+fn every_state_has_words_and_a_next_step_in_both_languages() {
+    // What needs no advice: it is well, or somebody is at it.
+    let calm = [
+        State::Unlinked,
+        State::Connecting,
+        State::AwaitingCodeEntry,
+        State::Linking,
+        State::Connected,
+    ];
+    for (language, words) in [
+        ("ru", include_str!("../../static/i18n/ru.json")),
+        ("en", include_str!("../../static/i18n/en.json")),
+    ] {
+        let words: Value = serde_json::from_str(words).expect("JSON");
+        let russian = |text: &str| text.chars().any(|sign| ('а'..='я').contains(&sign));
+        for state in State::ALL {
+            let name = state.as_str();
+            if calm.contains(&state) {
+                let word = words[format!("s.{name}")].as_str().expect("a word");
+                assert_eq!(russian(word), language == "ru", "{name}: {word}");
+                continue;
+            }
+            let parts = words[format!("x.{name}")].as_array().expect("words");
+            assert!(
+                parts.len() >= 3,
+                "what it is, what it means, what to do: {name}"
+            );
+            for part in parts {
+                let text = part.as_str().expect("text");
+                assert!(text.len() > 3, "{name}");
+                assert_eq!(russian(text), language == "ru", "{name}: {text}");
+            }
+        }
+    }
+    for code in [
+        Code::LoggedOut,
+        Code::Replaced,
+        Code::Banned,
+        Code::Locked,
+        Code::PasskeyRequired,
+        Code::ClientOutdated,
+        Code::CodeNotAvailable,
+        Code::HalfLinked,
+        Code::StoreUnavailable,
+        Code::WhatsappRejected,
+        Code::WhatsappRateLimited,
+        Code::WhatsappUnreachable,
+        Code::WrongPhoneLinked,
+    ] {
+        for lang in [Lang::Ru, Lang::En] {
+            let text = hairpin::words::message(code, None, lang);
+            assert!(
+                text.split(". ").count() >= 2 || text.contains(','),
+                "what it is and what to do: {text}"
+            );
+        }
     }
 }
 
