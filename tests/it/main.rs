@@ -3,6 +3,7 @@
 mod by_hand;
 mod crowd;
 mod ghost;
+mod history;
 mod monitoring;
 mod pairing;
 mod process;
