@@ -15,7 +15,7 @@ use crate::access::Access;
 use crate::cli::ExitError;
 use crate::config::Settings;
 use crate::error::Code;
-use crate::link::{Connector, Versions};
+use crate::link::{Connector, VersionSource, Versions, WhatsAppPage};
 use crate::metrics::Metrics;
 use crate::session::{
     self, Asker, CodeRequest, PairingCode, RequestError, SessionEvent, Sessions, State, Status,
@@ -154,6 +154,7 @@ impl Appliance {
             }
             Err(error) => {
                 tracing::error!(%error, "the store cannot be used; the page says so");
+                metrics.state(session::DEFAULT, State::StoreUnavailable.as_str());
                 (
                     Arc::new(Unavailable {
                         metrics,
@@ -275,7 +276,9 @@ async fn run(
         .flatten()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let own_server = settings.whatsapp_url.is_some();
-    let versions = Versions::new(kept);
+    // A server of one's own has its own idea of versions, and nobody else is to hear of it.
+    let source = (!own_server).then(|| Arc::new(WhatsAppPage::default()) as Arc<dyn VersionSource>);
+    let versions = Versions::with_source(kept, source);
     let connector = Connector::new(settings.whatsapp_url.clone(), Arc::clone(&versions));
     let sessions = Sessions::start(
         store.clone(),
@@ -291,7 +294,6 @@ async fn run(
     )
     .await
     .map_err(|error| ExitError::failed(format!("the store cannot be used: {error}")))?;
-    // A server of one's own has its own idea of versions, and nobody else is to hear of it.
     let versions = (!own_server).then(|| tokio::spawn(keep_version(versions, store.clone())));
     let logins = tokio::spawn(keep_logins(Arc::clone(access), store.clone()));
     Ok(Running {

@@ -47,10 +47,13 @@ const OUTCOMES: [Outcome; 10] = [
     Outcome::other,
 ];
 
-const REASONS: [&str; 4] = ["restart", "lost", "too_fast", "asked"];
+/// Why a link connects again.
+const REASONS: [&str; 7] = [
+    "restart", "lost", "too_fast", "asked", "ban_over", "update", "store",
+];
 
 /// The states of contract section 3.
-const STATES: [&str; 16] = [
+pub(crate) const STATES: [&str; 16] = [
     "UNLINKED",
     "CONNECTING",
     "AWAITING_CODE_ENTRY",
@@ -300,7 +303,7 @@ impl Metrics {
         self.pairing_duration.observe(took.as_secs_f64());
     }
 
-    /// A link connects again; the reason is one of `restart`, `lost`, `too_fast`, `asked`.
+    /// A link connects again; the reason is one of those that are there from the start.
     pub fn reconnect(&self, reason: &str) {
         self.reconnects
             .get_or_create(&ByReason {

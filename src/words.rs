@@ -245,8 +245,8 @@ fn plain(code: Code) -> (&'static str, &'static str) {
             "WhatsApp locked the account. Open WhatsApp on the phone and do what it says.",
         ),
         Code::HalfLinked => (
-            "Привязка оборвалась. Удалите устройство в телефоне (Связанные устройства) и запросите новый код.",
-            "The linking broke off. Remove the device on the phone (Linked devices) and ask for a new code.",
+            "В телефоне может остаться это устройство. Удалите его там (Связанные устройства), затем запросите новый код.",
+            "The phone may still list this device. Remove it there (Linked devices), then ask for a new code.",
         ),
         Code::StoreUnavailable => (
             "Хранилище недоступно, ничего не изменено. Проверьте место на диске и запустите hairpin check.",

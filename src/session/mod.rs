@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::clock;
 use crate::error::Code;
 use crate::link::Connector;
 use crate::metrics::Metrics;
 use crate::store::{JournalEntry, JournalWhat, Store, StoreError};
 use driver::{Command, Driver, Shown};
-use jobs::Tools;
+use jobs::{Tools, Turn};
 use machine::Limits;
 
 pub use types::{
@@ -119,6 +120,12 @@ impl Session {
             .map_err(|_| Code::ShuttingDown.into())
     }
 
+    async fn remove(&self) -> Result<(), RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Remove(reply)).await?;
+        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+    }
+
     async fn stop(&self) {
         let (stopped, done) = oneshot::channel();
         if self.commands.send(Command::Stop(stopped)).await.is_ok() {
@@ -136,6 +143,8 @@ pub struct Sessions {
     metrics: Arc<Metrics>,
     /// Read on every request, written when a slot is added or removed.
     all: RwLock<BTreeMap<String, Session>>,
+    /// Held while a slot is added or removed: two at once must not both find room, or the same place.
+    slots: tokio::sync::Mutex<()>,
 }
 
 impl Sessions {
@@ -151,7 +160,7 @@ impl Sessions {
     ) -> Result<Arc<Self>, StoreError> {
         let mut stored = store.sessions()?;
         if !stored.iter().any(|row| row.id == DEFAULT) {
-            store.put_session(DEFAULT, "Salon", jobs::wall()).await?;
+            store.put_session(DEFAULT, "Salon", clock::wall()).await?;
             stored = store.sessions()?;
         }
         let sessions = Arc::new(Self {
@@ -160,9 +169,16 @@ impl Sessions {
             settings,
             metrics,
             all: RwLock::new(BTreeMap::new()),
+            slots: tokio::sync::Mutex::new(()),
         });
-        for row in stored {
-            sessions.spawn(&row.id, &row.name);
+        let looks: Vec<_> = stored
+            .iter()
+            .map(|row| sessions.spawn(&row.id, &row.name))
+            .collect();
+        // Nobody is told anything before every session has looked at what is stored.
+        for look in looks {
+            // One that broke has said so in the log.
+            let _ = look.await;
         }
         Ok(sessions)
     }
@@ -196,6 +212,7 @@ impl Sessions {
     /// # Errors
     /// When the store cannot commit, or there are as many slots as there may be.
     pub async fn put(&self, id: &str, name: &str) -> Result<bool, RequestError> {
+        let _one_at_a_time = self.slots.lock().await;
         let known = self.get(id);
         let count = self
             .all
@@ -210,12 +227,12 @@ impl Sessions {
         }
         let added = self
             .store
-            .put_session(id, name, jobs::wall())
+            .put_session(id, name, clock::wall())
             .await
             .map_err(|_| RequestError::from(Code::StoreUnavailable))?;
         match known {
             Some(session) => session.send(Command::Rename(name.to_owned())).await?,
-            None => self.spawn(id, name),
+            None => drop(self.spawn(id, name)),
         }
         Ok(added)
     }
@@ -229,16 +246,13 @@ impl Sessions {
             .get(id)
             .ok_or_else(|| RequestError::from(Code::NoSuchSession))?;
         session.unlink(asker).await?;
-        session.stop().await;
-        self.store
-            .remove_session(id, Vec::new())
-            .await
-            .map_err(|_| RequestError::from(Code::StoreUnavailable))?;
+        // Only now: an unlinking may take its time, and others need not wait for it.
+        let _one_at_a_time = self.slots.lock().await;
+        session.remove().await?;
         self.all
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id);
-        self.metrics.forget(id);
         // Nobody may be looking.
         let _ = session.events.send(SessionEvent::Removed);
         Ok(())
@@ -256,10 +270,16 @@ impl Sessions {
         self.store.journal(session, limit)
     }
 
-    /// Whether the store can be used now.
+    /// Whether the store can be used now: a session that could not write says so until it can.
     #[must_use]
     pub fn healthy(&self) -> bool {
         self.store.check().is_ok()
+            && self
+                .all
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .values()
+                .all(|session| session.view.borrow().status.state != State::StoreUnavailable)
     }
 
     /// Writes one entry that concerns no single request.
@@ -268,7 +288,7 @@ impl Sessions {
     /// When the store cannot commit.
     pub async fn note(&self, session: &str, what: JournalWhat) -> Result<(), StoreError> {
         self.store
-            .append_journal(vec![JournalEntry::new(jobs::wall(), session, what)])
+            .append_journal(vec![JournalEntry::new(clock::wall(), session, what)])
             .await
     }
 
@@ -288,9 +308,12 @@ impl Sessions {
         while stops.join_next().await.is_some() {}
     }
 
-    fn spawn(&self, id: &str, name: &str) {
+    /// Starts a session's task; the answer comes once it has looked at what is stored.
+    fn spawn(&self, id: &str, name: &str) -> oneshot::Receiver<()> {
+        let (looking, looked) = oneshot::channel();
         let (commands, mailbox) = mpsc::channel(MAILBOX);
-        let (view_sender, view) = watch::channel(driver::first_view(id, name, jobs::wall()));
+        self.metrics.state(id, State::Unlinked.as_str());
+        let (view_sender, view) = watch::channel(driver::first_view(id, name, clock::wall()));
         let (events, _) = broadcast::channel(EVENTS);
         let driver = Driver::new(
             Tools {
@@ -299,6 +322,7 @@ impl Sessions {
                 connector: self.connector.clone(),
                 metrics: Arc::clone(&self.metrics),
                 probe_within: self.settings.connect_timeout,
+                turn: Turn::default(),
             },
             Limits {
                 code_ttl: self.settings.code_ttl,
@@ -311,7 +335,7 @@ impl Sessions {
                 events: events.clone(),
             },
         );
-        tokio::spawn(driver.run(mailbox));
+        tokio::spawn(driver.run(mailbox, looking));
         self.all
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -323,5 +347,6 @@ impl Sessions {
                     events,
                 },
             );
+        looked
     }
 }

@@ -2,9 +2,13 @@
 
 mod by_hand;
 mod crowd;
+mod ghost;
+mod history;
+mod monitoring;
 mod pairing;
 mod process;
 mod rig;
+mod supervision;
 mod web_api;
 mod web_door;
 mod web_limits;

@@ -3,7 +3,7 @@
 
 use super::{
     Answer, Ask, Code, Effect, EndReason, EndedReason, Facts, Fx, Job, Machine, Now, PairingCode,
-    Phase, PrepareFailed, Prepared, RequestError, Rest, State, Ticket, code_of, is_linking,
+    Phase, PrepareFailed, Prepared, RequestError, Rest, State, Ticket, Tries, code_of, is_linking,
     is_live,
 };
 
@@ -95,24 +95,12 @@ impl Machine {
 
     /// The checks in their order: budget, already linked, confirmation, the store.
     fn consider(mut self, ask: Ask, over_budget: Option<u64>, fx: &mut Fx) -> Self {
-        let refusal = match (over_budget, self.row.as_ref().filter(|row| is_live(row))) {
-            (Some(seconds), _) => Some(RequestError {
+        let refusal = match over_budget {
+            Some(seconds) => Some(RequestError {
                 retry_after: Some(seconds),
                 ..Code::RateLimited.into()
             }),
-            (None, Some(live)) if ask.request.replace.as_deref() != Some(&*live.link_id) => {
-                let code = if live.line == ask.phone().line_key() {
-                    Code::AlreadyLinked
-                } else {
-                    Code::ReplaceConfirmationRequired
-                };
-                Some(RequestError {
-                    old_phone: Some(live.masked()),
-                    link_id: Some(live.link_id.clone()),
-                    ..code.into()
-                })
-            }
-            _ => None,
+            None => self.live_refusal(&ask),
         };
         if let Some(refusal) = refusal {
             fx.push(Effect::Reply(ask.waiters, Err(refusal)));
@@ -131,6 +119,24 @@ impl Machine {
         self
     }
 
+    /// A live link is given up for nobody who did not name it.
+    fn live_refusal(&self, ask: &Ask) -> Option<RequestError> {
+        let live = self.row.as_ref().filter(|row| is_live(row))?;
+        if ask.request.replace.as_deref() == Some(&*live.link_id) {
+            return None;
+        }
+        let code = if live.line == ask.phone().line_key() {
+            Code::AlreadyLinked
+        } else {
+            Code::ReplaceConfirmationRequired
+        };
+        Some(RequestError {
+            old_phone: Some(live.masked()),
+            link_id: Some(live.link_id.clone()),
+            ..code.into()
+        })
+    }
+
     /// Leaves a check as if it had never begun.
     pub(super) fn take_back(mut self) -> (Ask, Self) {
         match self.phase {
@@ -142,7 +148,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn journaled(self, ticket: Ticket, ok: bool, fx: &mut Fx) -> Self {
+    pub(super) fn journaled(self, ticket: Ticket, ok: bool, now: Now, fx: &mut Fx) -> Self {
         if !matches!(&self.phase, Phase::Recording { ticket: t, .. } if *t == ticket) {
             return self;
         }
@@ -161,6 +167,11 @@ impl Machine {
             ));
             return machine;
         }
+        // What was stored may have come to life meanwhile, when the store healed.
+        if let Some(refusal) = machine.live_refusal(&ask) {
+            fx.push(Effect::Reply(ask.waiters, Err(refusal)));
+            return machine;
+        }
         if machine.row.as_ref().is_some_and(is_live) {
             let ticket = machine.job(Job::Probe, fx);
             machine.phase = Phase::Probing {
@@ -170,32 +181,41 @@ impl Machine {
             };
             return machine;
         }
-        machine.prepare(ask, false, fx)
+        machine.prepare(ask, false, now, fx)
     }
 
-    pub(super) fn probed(self, ticket: Ticket, ok: bool, fx: &mut Fx) -> Self {
+    pub(super) fn probed(
+        self,
+        ticket: Ticket,
+        result: Result<(), Code>,
+        now: Now,
+        fx: &mut Fx,
+    ) -> Self {
         if !matches!(&self.phase, Phase::Probing { ticket: t, .. } if *t == ticket) {
             return self;
         }
         let (ask, machine) = self.take_back();
-        if ok {
-            // The link may have ended by itself meanwhile: then nobody is left to tell.
-            let tell = machine.row.as_ref().is_some_and(is_live);
-            machine.prepare(ask, tell, fx)
-        } else {
-            fx.push(Effect::Reply(
-                ask.waiters,
-                Err(Code::WhatsappUnreachable.into()),
-            ));
-            machine
+        match result {
+            Ok(()) => {
+                // The link may have ended by itself meanwhile: then nobody is left to tell.
+                let tell = machine.row.as_ref().is_some_and(is_live);
+                machine.prepare(ask, tell, now, fx)
+            }
+            Err(code) => {
+                fx.push(Effect::Reply(ask.waiters, Err(code.into())));
+                machine
+            }
         }
     }
 
     /// From here on the old link is given up.
-    pub(super) fn prepare(mut self, ask: Ask, tell: bool, fx: &mut Fx) -> Self {
+    pub(super) fn prepare(mut self, ask: Ask, tell: bool, now: Now, fx: &mut Fx) -> Self {
         match &mut self.phase {
             Phase::Awaiting(awaiting) if !awaiting.hidden => {
-                fx.push(Effect::CodeEnded(EndReason::Superseded));
+                fx.push(Effect::CodeEnded(
+                    EndReason::Superseded,
+                    awaiting.ask.about(now),
+                ));
             }
             Phase::Opening { ask: older, .. } | Phase::Scanning { ask: older, .. } => {
                 fx.push(Effect::Reply(
@@ -260,7 +280,7 @@ impl Machine {
                 }
                 if self.row.as_ref().is_some_and(is_live) {
                     // WhatsApp did not confirm that it forgot the link, and it was not wiped: it goes on.
-                    return self.connect(0, None, fx);
+                    return self.connect(Tries::default(), None, None, now, fx);
                 }
                 self.rest(Rest::new(State::Unlinked, Some(Code::StoreUnavailable)))
             }
@@ -282,6 +302,7 @@ impl Machine {
                     deadline: now.mono + self.limits.connect_timeout,
                     requested: false,
                     restarting: None,
+                    restarts: 0,
                 };
                 self
             }

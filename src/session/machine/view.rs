@@ -71,7 +71,7 @@ impl Machine {
 
     /// Whether a preparation is under way, which an unlinking waits for.
     pub(in crate::session) fn is_preparing(&self) -> bool {
-        matches!(self.phase, Phase::Preparing { .. } | Phase::Probing { .. })
+        matches!(self.phase, Phase::Preparing { .. })
     }
 
     pub(super) fn request_open(&self) -> bool {
@@ -110,7 +110,8 @@ pub(super) fn state_of(phase: &Phase) -> State {
             State::Linking
         }
         Phase::Linked {
-            stage: Stage::Up, ..
+            stage: Stage::Up { .. },
+            ..
         } => State::Connected,
         Phase::Linked { .. } => State::Reconnecting,
         Phase::Leaving { was, .. } => *was,
@@ -133,9 +134,10 @@ pub(super) fn deadline_of(phase: &Phase) -> Option<Instant> {
         } => Some(*deadline),
         Phase::Linked { stage, first, .. } => {
             let stage = match stage {
-                Stage::Connecting { deadline } => Some(*deadline),
+                Stage::Connecting { deadline, .. } => Some(*deadline),
                 Stage::Waiting { until, .. } => Some(*until),
-                Stage::Starting(_) | Stage::Up => None,
+                Stage::Up { touch, .. } => Some(*touch),
+                Stage::Starting { .. } | Stage::Renewing(_) => None,
             };
             stage
                 .into_iter()

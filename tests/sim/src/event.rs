@@ -79,6 +79,8 @@ pub enum Step {
     Receipt,
     /// The client answered a ping of the server.
     Pong,
+    /// The client pinged the server; before the answer.
+    Ping,
     /// The phone's person unlinked a companion, or the companion logged itself out.
     Unlinked,
     /// A passkey demand was sent.
