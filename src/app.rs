@@ -93,7 +93,8 @@ pub struct Appliance {
     address: String,
     stop: watch::Sender<bool>,
     web: tokio::task::JoinHandle<()>,
-    control: control::Server,
+    /// None where the disk had no room for it.
+    control: Option<control::Server>,
     running: Option<Running>,
 }
 
@@ -125,6 +126,7 @@ impl Appliance {
         let bound = listener
             .local_addr()
             .map_err(|error| ExitError::failed(format!("the page has no address: {error}")))?;
+        let control = bind_control(&settings.control_socket)?;
         let counts = Arc::new(Counts::default());
         let mut fault = None;
         let (port, running): (Arc<dyn web::Sessions>, Option<Running>) = match opened {
@@ -153,25 +155,15 @@ impl Appliance {
                 )
             }
         };
-        let control = control::Server::start(
-            &settings.control_socket,
-            control::House {
+        let control = control.map(|socket| {
+            socket.serve(control::House {
                 sessions: Arc::clone(&port),
                 access: Arc::clone(&access),
                 check: check(running.as_ref(), fault.clone()),
                 fault,
                 grace: settings.code_grace,
-            },
-        );
-        let control = match control {
-            Ok(control) => control,
-            Err(error) => {
-                if let Some(running) = running {
-                    running.stop(&access).await;
-                }
-                return Err(ExitError::wrong_use(error.to_string()));
-            }
-        };
+            })
+        });
         let web = Arc::new(Web::new(
             port,
             Arc::clone(&access),
@@ -225,7 +217,12 @@ impl Appliance {
                 running.stop(&self.access).await;
             }
         };
-        tokio::join!(web, self.control.stop(), rest);
+        let control = async {
+            if let Some(control) = self.control {
+                control.stop().await;
+            }
+        };
+        tokio::join!(web, control, rest);
         info!("stopped");
     }
 }
@@ -239,6 +236,18 @@ impl Running {
         self.logins.abort();
         put_logins(access, &self.store).await;
         self.store.close().await;
+    }
+}
+
+/// The control socket. A disk that takes nothing keeps no link down: the appliance then runs without a terminal.
+fn bind_control(path: &Path) -> Result<Option<control::Socket>, ExitError> {
+    match control::bind(path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if error.is_disk() => {
+            tracing::error!(%error, "no command can reach this appliance until its next start");
+            Ok(None)
+        }
+        Err(error) => Err(ExitError::wrong_use(error.to_string())),
     }
 }
 

@@ -19,8 +19,26 @@ const FIRST: Duration = Duration::from_secs(10);
 /// How long an appliance may take to end a code.
 const CANCEL: Duration = Duration::from_secs(5);
 
+/// What was typed.
+pub(super) struct Typed<'a> {
+    /// The number; none or `-` asks for it.
+    pub(super) phone: Option<&'a str>,
+    pub(super) session: &'a str,
+    pub(super) country: Option<&'a str>,
+    pub(super) replace: bool,
+}
+
+pub(super) async fn link(settings: &Settings, typed: Typed<'_>) -> Result<(), ExitError> {
+    if matches!(typed.phone, None | Some("-")) {
+        // Nobody types a number for an appliance that is not there.
+        drop(reach::appliance(settings, &Ask::Status {}).await?);
+    }
+    let phone = number(typed.phone, typed.country, settings.country)?;
+    pair(settings, typed.session, &phone, typed.replace).await
+}
+
 /// Reads the number from the argument, or asks for it so that it is not in the process list.
-pub(super) fn number(
+fn number(
     given: Option<&str>,
     country: Option<&str>,
     default: Country,
@@ -36,7 +54,7 @@ pub(super) fn number(
     .map_err(refused)
 }
 
-pub(super) async fn link(
+async fn pair(
     settings: &Settings,
     session: &str,
     phone: &Phone,
@@ -70,8 +88,8 @@ pub(super) async fn link(
         };
         let may_ask =
             failure.code == "REPLACE_CONFIRMATION_REQUIRED" && std::io::stdin().is_terminal();
-        let agrees = replace || (may_ask && confirmed(&failure, phone, &mut interrupts).await?);
-        if !agrees {
+        let may_go = replace || (may_ask && confirmed(&failure, phone, &mut interrupts).await?);
+        if !may_go {
             return Err(refused(&failure, session, phone));
         }
         agreed = Some(found);
@@ -225,6 +243,11 @@ impl Attempt {
                 {
                     self.screen
                         .line(&term::clean(&format!("The old link of {old} is wiped.")))?;
+                }
+                if self.state == "LINKING" {
+                    self.screen
+                        .line("The phone has taken the code already; linking …")?;
+                    return Ok(false);
                 }
                 self.screen.line(&term::clean(&format!(
                     "On the phone {phone} open WhatsApp, Linked devices, Link a device, Link with phone number instead, and type:"

@@ -178,8 +178,13 @@ fn run(cli: Cli) -> Result<(), ExitError> {
             country,
             replace,
         } => {
-            let phone = link::number(phone.as_deref(), country.as_deref(), settings.country)?;
-            reach::block_on(link::link(&settings, &session, &phone, replace))
+            let typed = link::Typed {
+                phone: phone.as_deref(),
+                session: &session,
+                country: country.as_deref(),
+                replace,
+            };
+            reach::block_on(link::link(&settings, typed))
         }
         Command::Unlink { session } => reach::block_on(unlink::unlink(&settings, &session)),
         Command::Audit { json } => reach::block_on(audit::audit(&settings, json)),

@@ -57,6 +57,36 @@ pub struct House {
     pub grace: Duration,
 }
 
+/// The bound control socket: nobody else can have its place, and whoever connects waits until it is served.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    place: Place,
+}
+
+/// Binds the control socket.
+///
+/// # Errors
+/// Why there can be none.
+pub fn bind(path: &Path) -> Result<Socket, BindError> {
+    let (listener, place) = socket::bind(path)?;
+    Ok(Socket { listener, place })
+}
+
+impl Socket {
+    /// Serves whoever connects.
+    #[must_use]
+    pub fn serve(self, house: House) -> Server {
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(serve(self.listener, Arc::new(house), stopped));
+        Server {
+            stop,
+            task: AbortOnDropHandle::new(task),
+            place: self.place,
+        }
+    }
+}
+
 /// The served control socket. Dropping it ends it at once.
 pub struct Server {
     stop: watch::Sender<bool>,
@@ -65,21 +95,6 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves the control socket.
-    ///
-    /// # Errors
-    /// Why there can be none.
-    pub fn start(path: &Path, house: House) -> Result<Self, BindError> {
-        let (listener, place) = socket::bind(path)?;
-        let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(serve(listener, Arc::new(house), stopped));
-        Ok(Self {
-            stop,
-            task: AbortOnDropHandle::new(task),
-            place,
-        })
-    }
-
     /// Removes the socket, tells every terminal, and waits a moment for each.
     pub async fn stop(self) {
         drop(self.place);

@@ -50,6 +50,17 @@ pub enum BindError {
     },
 }
 
+impl BindError {
+    /// Whether the disk is full or takes nothing: no setting of anybody's is wrong.
+    #[must_use]
+    pub fn is_disk(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem
+        ))
+    }
+}
+
 /// The file of a bound socket; dropping it removes the file.
 #[derive(Debug)]
 pub(super) struct Place {
