@@ -1,6 +1,8 @@
 //! One test binary: a module per behaviour.
 
 mod by_hand;
+mod control;
+mod control_link;
 mod crowd;
 mod ghost;
 mod history;
@@ -15,6 +17,7 @@ mod store_rows;
 mod store_support;
 mod store_traits;
 mod supervision;
+mod terminal;
 mod web_api;
 mod web_door;
 mod web_limits;

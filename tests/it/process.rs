@@ -42,9 +42,9 @@ fn text(bytes: &[u8]) -> String {
 
 /// A running `hairpin serve`.
 pub struct Serve {
-    child: Child,
-    address: SocketAddr,
-    key: String,
+    pub child: Child,
+    pub address: SocketAddr,
+    pub key: String,
 }
 
 impl Serve {
