@@ -299,7 +299,11 @@ impl Link {
         )
         .await;
         // A device that is forgotten is cut off at once, which may be quicker than the answer is read.
-        matches!(answer, Ok(Ok(()))) || self.0.0.handler.closed_because() == Close::LoggedOut
+        matches!(answer, Ok(Ok(())))
+            || matches!(
+                self.0.0.handler.closed_because(),
+                Close::LoggedOut | Close::Removed
+            )
     }
 
     /// Whether the connection stands and WhatsApp has let us in.
