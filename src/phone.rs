@@ -338,8 +338,25 @@ fn plan(text: &str, country: Option<Country>) -> Result<Phone, PhoneError> {
         Err(ValidationError::TooShort) => PhoneError::TooShort,
         Err(ValidationError::TooLong) => PhoneError::TooLong,
         Ok(rlibphonenumber::NumberLengthType::IsPossibleLocalOnly) => PhoneError::TooShort,
+        // Between two lengths that the country has: what people mean is a mobile.
+        Err(ValidationError::InvalidLength) => match mobile_length(number.country_code) {
+            Some(length) if number.get_national_significant_number().len() > length => {
+                PhoneError::TooLong
+            }
+            Some(_) => PhoneError::TooShort,
+            None => PhoneError::NotInPlan,
+        },
         _ => PhoneError::NotInPlan,
     })
+}
+
+/// How many digits a mobile of the calling code's main country has, country code left out.
+fn mobile_length(calling_code: i32) -> Option<usize> {
+    let plan = &rlibphonenumber::PHONE_NUMBER_UTIL;
+    let region = plan.get_region_for_country_code(calling_code)?;
+    plan.get_example_number_for_type_and_region(region, PhoneNumberType::Mobile)
+        .ok()
+        .map(|example| example.get_national_significant_number().len())
 }
 
 /// The number itself if the plan knows it, else another spelling of the same line that it knows.
@@ -433,6 +450,10 @@ mod tests {
             ("123", "too_short"),
             ("7", "too_short"),
             ("1111111111", "not_in_plan"),
+            ("+790012345678", "too_long"),
+            ("890012345678", "too_long"),
+            ("8 900 123-45-678", "too_long"),
+            ("8 900 123-45-6", "too_short"),
             ("+1-800-123-4567 ext. 890", "extension"),
             ("8 (900) 123-45-67 доб. 12", "extension"),
             ("8 900 123-45-67 x12", "extension"),
