@@ -66,6 +66,15 @@ impl Machine {
             Phase::Rest(_) if machine.row.as_ref().is_some_and(is_live) => {
                 machine.go_on(Why::Asked, now, fx)
             }
+            // There is no link to take up: the way to try again is to ask for a code.
+            Phase::Rest(rest)
+                if matches!(
+                    rest.state,
+                    State::Banned | State::Locked | State::Outdated | State::PasskeyRequired
+                ) =>
+            {
+                machine.rest(Rest::new(State::Unlinked, None))
+            }
             _ => machine,
         })
     }
