@@ -561,6 +561,13 @@ impl Driver {
 
     /// No job, no client, nobody waiting. What a job has begun it finishes: a wipe that was told of is done.
     async fn settle(&mut self, told: Code) {
+        if let Some(about) = self.machine.open_code(now()) {
+            let entry = JournalEntry {
+                outcome: Some("stopped".to_owned()),
+                ..self.about(JournalWhat::CodeEnded, about)
+            };
+            self.note(entry).await;
+        }
         for (_, reply) in self.waiters.drain() {
             // Whoever asked may have gone.
             match reply {
