@@ -1,5 +1,6 @@
 //! One test binary: a module per behaviour.
 
+mod agree;
 mod by_hand;
 mod control;
 mod control_link;
