@@ -746,7 +746,7 @@ async fn a_probe_that_is_given_up_leaves_no_connection_behind() {
     rig.sim.clear_faults();
     // The one that waited is dropped as soon as nobody waits for it; the simulator notices when it looks.
     let gone = async {
-        while rig.sockets() > 2 {
+        while rig.sockets() > 1 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
