@@ -5,6 +5,7 @@ mod by_hand;
 mod control;
 mod control_link;
 mod crowd;
+mod endurance;
 mod ghost;
 mod history;
 mod monitoring;
