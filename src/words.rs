@@ -132,6 +132,10 @@ fn finer(code: Code, reason: &str) -> Option<(&'static str, &'static str)> {
             "Основную сессию salon нельзя удалить. Можно отвязать её номер.",
             "The default session salon cannot be removed. Unlink its number instead.",
         ),
+        (Code::StoreUnavailable, "told_not_wiped") => (
+            "WhatsApp уже забыл эту связь, но стереть её здесь не удалось. Освободите место на диске и попробуйте снова.",
+            "WhatsApp has forgotten the link, but it could not be erased here. Free space on the disk, then try again.",
+        ),
         (Code::RateLimited, "login") => (
             "Слишком много неверных ключей с этого адреса. Подождите и попробуйте снова.",
             "Too many wrong keys from this address. Wait, then try again.",

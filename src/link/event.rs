@@ -227,6 +227,7 @@ impl Handler {
             && let Some(before_finish) = &self.before_finish
             && !before_finish()
         {
+            self.tell(LinkEvent::StoreTrouble);
             self.abandon(Close::Lost);
         }
     }

@@ -2,6 +2,8 @@
 //! It is the only owner of the session's link; everybody else sends it commands and watches.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver};
@@ -51,6 +53,7 @@ enum Reply {
 pub(super) struct Shown {
     pub(super) view: watch::Sender<View>,
     pub(super) events: broadcast::Sender<SessionEvent>,
+    pub(super) removed: Arc<AtomicBool>,
 }
 
 pub(super) struct Driver {
@@ -159,6 +162,8 @@ impl Driver {
         match end {
             End::Stop(Some(stopped)) => drop(stopped.send(())),
             End::Removed(reply) => {
+                // Before the mailbox closes: whoever is in it asked for a session that is no more.
+                self.shown.removed.store(true, Ordering::SeqCst);
                 self.tools.metrics.forget(&self.tools.session);
                 drop(reply.send(Ok(())));
             }
@@ -561,6 +566,13 @@ impl Driver {
 
     /// No job, no client, nobody waiting. What a job has begun it finishes: a wipe that was told of is done.
     async fn settle(&mut self, told: Code) {
+        if let Some(about) = self.machine.open_code(now()) {
+            let entry = JournalEntry {
+                outcome: Some("stopped".to_owned()),
+                ..self.about(JournalWhat::CodeEnded, about)
+            };
+            self.note(entry).await;
+        }
         for (_, reply) in self.waiters.drain() {
             // Whoever asked may have gone.
             match reply {

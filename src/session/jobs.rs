@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use whatsapp_rust::traits::DeviceStore;
 
 use super::machine::{
-    Input, Job, LeaveFailed, Leaving, Left, PrepareFailed, Prepared, Ticket, is_live,
+    Input, Job, LeaveFailed, Leaving, Left, PrepareFailed, Prepared, Ticket, is_live, is_readable,
 };
 use super::types::{Asker, By, CodeRequest, Replaced, ReplacedReason, UnixMs};
 use crate::clock;
@@ -181,7 +181,7 @@ impl Tools {
                 ),
             ),
             Job::Prepare { request, tell, old } => {
-                let (input, started) = match self.prepare(&request, tell, old, link).await {
+                let (input, started) = match self.prepare(ticket, &request, tell, old, link).await {
                     Ok((prepared, started)) => (Ok(prepared), Some(started)),
                     Err(failed) => (Err(failed), None),
                 };
@@ -253,6 +253,7 @@ impl Tools {
 
     async fn prepare(
         &self,
+        ticket: Ticket,
         request: &CodeRequest,
         tell: bool,
         mut old: Option<LinkRow>,
@@ -326,7 +327,13 @@ impl Tools {
                 row: None,
             });
         };
-        match self.start(row.epoch).await {
+        // The program may be stopping: what was told of is wiped, and nobody wants a client any more.
+        let started = if self.turn.belongs_to(ticket) {
+            self.start(row.epoch).await
+        } else {
+            None
+        };
+        match started {
             Some(started) => Ok((Prepared { row, replaced }, started)),
             None => Err(PrepareFailed {
                 told: false,
@@ -415,7 +422,9 @@ impl Tools {
             )
             .await
             .map_err(|_| ())?;
-        self.metrics.linked(took);
+        if !wrong {
+            self.metrics.linked(took);
+        }
         info!(session = %self.session, phone = %reported, wrong, took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "linked");
         Ok(row)
     }
@@ -481,7 +490,7 @@ impl Tools {
         told: Option<bool>,
         now: UnixMs,
     ) -> JournalEntry {
-        let mismatch = old.line != request.phone.line_key();
+        let mismatch = is_mismatch(old, &request.phone);
         JournalEntry {
             phone: Some(request.phone.masked()),
             old_phone: Some(old.masked()),
@@ -571,7 +580,14 @@ impl Tools {
                 vec![JournalEntry {
                     phone: Some(mask::digits(&jid.user)),
                     outcome: Some("after_restart".to_owned()),
-                    ..self.entry(JournalWhat::Linked, None)
+                    ..self.entry(
+                        if same {
+                            JournalWhat::Linked
+                        } else {
+                            JournalWhat::WrongPhone
+                        },
+                        None,
+                    )
                 }],
             )
             .await
@@ -588,12 +604,17 @@ fn linked_row(paired: &Paired, now: UnixMs) -> Linked {
     }
 }
 
+/// A mismatch is two different lines; what cannot be read is none.
+fn is_mismatch(old: &LinkRow, phone: &Phone) -> bool {
+    is_readable(old) && old.line != phone.line_key()
+}
+
 fn replaced(old: &LinkRow, phone: &Phone, now: UnixMs) -> Replaced {
     Replaced {
-        reason: if old.line == phone.line_key() {
-            ReplacedReason::StaleCredentials
-        } else {
+        reason: if is_mismatch(old, phone) {
             ReplacedReason::PhoneMismatch
+        } else {
+            ReplacedReason::StaleCredentials
         },
         old_phone: Some(old.masked()),
         was_linked: old.linked.is_some(),

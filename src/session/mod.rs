@@ -8,6 +8,7 @@ mod rest;
 mod types;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub struct Session {
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<View>,
     events: broadcast::Sender<SessionEvent>,
+    /// Set before its task ends because the slot was removed.
+    removed: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -82,7 +85,7 @@ impl Session {
     pub async fn request_code(&self, request: CodeRequest) -> Result<PairingCode, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Ask(request, reply)).await?;
-        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+        answer.await.unwrap_or_else(|_| Err(self.over()))
     }
 
     /// Ends the open request and its code.
@@ -92,7 +95,7 @@ impl Session {
     pub async fn cancel(&self) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Cancel(reply)).await?;
-        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+        answer.await.unwrap_or_else(|_| Err(self.over()))
     }
 
     /// Tries to connect now; takes a replaced link back.
@@ -102,7 +105,7 @@ impl Session {
     pub async fn reconnect(&self) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Reconnect(reply)).await?;
-        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+        answer.await.unwrap_or_else(|_| Err(self.over()))
     }
 
     /// Tells WhatsApp to forget the link, then wipes it.
@@ -112,20 +115,26 @@ impl Session {
     pub async fn unlink(&self, asker: Asker) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Unlink(asker, reply)).await?;
-        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+        answer.await.unwrap_or_else(|_| Err(self.over()))
     }
 
     async fn send(&self, command: Command) -> Result<(), RequestError> {
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| Code::ShuttingDown.into())
+        self.commands.send(command).await.map_err(|_| self.over())
+    }
+
+    /// Why nobody answers any more.
+    fn over(&self) -> RequestError {
+        if self.removed.load(Ordering::SeqCst) {
+            Code::NoSuchSession.into()
+        } else {
+            Code::ShuttingDown.into()
+        }
     }
 
     async fn remove(&self) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Remove(reply)).await?;
-        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+        answer.await.unwrap_or_else(|_| Err(self.over()))
     }
 
     async fn stop(&self) {
@@ -213,7 +222,12 @@ impl Sessions {
     ///
     /// # Errors
     /// When the store cannot commit, or there are as many slots as there may be.
-    pub async fn put(&self, id: &str, name: &str) -> Result<bool, RequestError> {
+    pub async fn put(self: &Arc<Self>, id: &str, name: &str) -> Result<bool, RequestError> {
+        let (sessions, id, name) = (Arc::clone(self), id.to_owned(), name.to_owned());
+        to_its_end(async move { sessions.put_slot(&id, &name).await }).await
+    }
+
+    async fn put_slot(&self, id: &str, name: &str) -> Result<bool, RequestError> {
         let _one_at_a_time = self.slots.lock().await;
         let known = self.get(id);
         let count = self
@@ -243,7 +257,12 @@ impl Sessions {
     ///
     /// # Errors
     /// When its unlinking fails; the slot then stays.
-    pub async fn remove(&self, id: &str, asker: Asker) -> Result<(), RequestError> {
+    pub async fn remove(self: &Arc<Self>, id: &str, asker: Asker) -> Result<(), RequestError> {
+        let (sessions, id) = (Arc::clone(self), id.to_owned());
+        to_its_end(async move { sessions.remove_slot(&id, asker).await }).await
+    }
+
+    async fn remove_slot(&self, id: &str, asker: Asker) -> Result<(), RequestError> {
         let session = self
             .get(id)
             .ok_or_else(|| RequestError::from(Code::NoSuchSession))?;
@@ -315,6 +334,7 @@ impl Sessions {
         let (looking, looked) = oneshot::channel();
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         self.metrics.state(id, State::Unlinked.as_str());
+        let removed = Arc::new(AtomicBool::new(false));
         let (view_sender, view) = watch::channel(driver::first_view(id, name, clock::wall()));
         let (events, _) = broadcast::channel(EVENTS);
         let driver = Driver::new(
@@ -335,6 +355,7 @@ impl Sessions {
             Shown {
                 view: view_sender,
                 events: events.clone(),
+                removed: Arc::clone(&removed),
             },
         );
         tokio::spawn(driver.run(mailbox, looking));
@@ -347,8 +368,18 @@ impl Sessions {
                     commands,
                     view,
                     events,
+                    removed,
                 },
             );
         looked
     }
+}
+
+/// A slot that is half added or half removed is nobody's: what was begun goes on although nobody waits any more.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, RequestError>> + Send + 'static,
+) -> Result<T, RequestError> {
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|_| Err(Code::Internal.into()))
 }

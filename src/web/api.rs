@@ -325,8 +325,9 @@ fn is_ready(sessions: &[Status]) -> bool {
             | State::AwaitingScan
             | State::Linking
             | State::PasskeyRequired => {}
-            // What never was linked may fail without anything being missed.
-            State::Failed if status.last_connected.is_none() => {}
+            // A slot without a link may be refused without anything being missed.
+            State::Failed | State::Banned | State::Locked | State::Outdated
+                if status.phone.is_none() => {}
             State::Failed
             | State::Reconnecting
             | State::LoggedOut

@@ -1,9 +1,11 @@
 //! One test binary: a module per behaviour.
 
+mod agree;
 mod by_hand;
 mod control;
 mod control_link;
 mod crowd;
+mod endurance;
 mod ghost;
 mod history;
 mod monitoring;

@@ -112,6 +112,18 @@ impl Serve {
         ))
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// What stands at a path, as text.
     async fn read(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.expect("connected");

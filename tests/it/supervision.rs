@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::rig::{ANNA, BORIS, PATIENCE, Rig, code_of, open};
 
 /// Within this of its cause going away, whatever was wrong is well again.
-const HEALED: Duration = Duration::from_secs(30);
+pub const HEALED: Duration = Duration::from_secs(30);
 
 impl Rig {
     /// A counter's or a gauge's value.
@@ -746,7 +746,7 @@ async fn a_probe_that_is_given_up_leaves_no_connection_behind() {
     rig.sim.clear_faults();
     // The one that waited is dropped as soon as nobody waits for it; the simulator notices when it looks.
     let gone = async {
-        while rig.sockets() > 2 {
+        while rig.sockets() > 1 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -776,6 +776,82 @@ async fn stopping_in_the_middle_of_a_request_leaves_nothing_running() {
     rig.sim.clear_faults();
     rig.start().await;
     rig.link("salon", ANNA).await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_page_asks_for_in_one_breath_is_done_in_that_order() {
+    let mut rig = Rig::new().await;
+    for round in 0..20 {
+        let mut page = rig.page("salon").await;
+        page.next_of("session-status").await;
+        for (event, data) in [
+            ("request-pairing-code", json!({ "phoneNumber": ANNA })),
+            ("cancel-pairing", json!({})),
+            ("request-pairing-code", json!({ "phoneNumber": BORIS })),
+            ("unlink", json!({})),
+        ] {
+            page.send(json!({ "event": event, "data": data, "id": format!("{round} {event}") }))
+                .await;
+        }
+        for _ in 0..2 {
+            let refused = page.next_of("pairing-code-error").await;
+            assert_eq!(refused["data"]["code"], "CANCELLED", "round {round}");
+        }
+        // Answered once all of it is done.
+        loop {
+            let status = page.next_of("session-status").await;
+            if status["id"] == format!("{round} unlink") {
+                assert_eq!(status["data"]["state"], "UNLINKED", "round {round}");
+                break;
+            }
+        }
+    }
+    assert!(rig.stored("salon").await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_goes_on_when_whoever_wanted_it_has_gone() {
+    let mut rig = Rig::new().await;
+    rig.ask(
+        "PUT",
+        "/api/v1/sessions/guest",
+        Some(json!({ "name": "Guest" })),
+    )
+    .await;
+    rig.link("guest", ANNA).await;
+    // WhatsApp is slow to hear of it, and the one who asked hangs up.
+    rig.sim.kick(ANNA, &Kick::FallSilent);
+    let request = format!(
+        "DELETE /api/v1/sessions/guest HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n",
+        rig.address, rig.key
+    );
+    let mut asking = tokio::net::TcpStream::connect(rig.address)
+        .await
+        .expect("connected");
+    tokio::io::AsyncWriteExt::write_all(&mut asking, request.as_bytes())
+        .await
+        .expect("sent");
+    tokio::time::timeout(Duration::from_millis(500), asking.readable())
+        .await
+        .expect_err("no answer yet");
+    drop(asking);
+    let gone = async {
+        while rig.ask("GET", "/api/v1/sessions/guest", None).await.status != 404 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(HEALED, gone).await.expect("removed");
+    let again = rig
+        .ask(
+            "PUT",
+            "/api/v1/sessions/guest",
+            Some(json!({ "name": "Guest" })),
+        )
+        .await;
+    assert_eq!(again.status, 201);
+    let asked = rig.code("guest", ANNA, None).await;
+    code_of(&asked);
     rig.stop().await;
 }
 
@@ -846,10 +922,19 @@ async fn a_slot_removed_while_somebody_asks_is_gone_with_whatever_was_asked() {
             .await;
         assert_eq!(put.status, 201, "round {round}");
         let asks = (0..8).map(|_| rig.code("guest", ANNA, None));
-        let (removed, _) = tokio::join!(
+        let (removed, answers) = tokio::join!(
             rig.ask("DELETE", "/api/v1/sessions/guest", None),
             futures_util::future::join_all(asks)
         );
+        for answer in answers {
+            let problem = answer.json();
+            assert!(
+                answer.status == 200
+                    || ["NO_SUCH_SESSION", "CANCELLED"]
+                        .contains(&problem["code"].as_str().expect("a code")),
+                "round {round}: {problem}"
+            );
+        }
         assert_eq!(removed.status, 204, "round {round}");
         assert_eq!(
             rig.ask("GET", "/api/v1/sessions/guest", None).await.status,

@@ -2,9 +2,9 @@
 //! Up to `prepare` nothing has changed, and every refusal restores what was there.
 
 use super::{
-    Answer, Ask, Code, Effect, EndReason, EndedReason, Facts, Fx, Job, Machine, Now, PairingCode,
-    Phase, PrepareFailed, Prepared, RequestError, Rest, State, Ticket, Tries, code_of, is_linking,
-    is_live,
+    Answer, Ask, Code, Effect, EndReason, EndedReason, Facts, Fx, Job, LinkRow, Machine, Now,
+    PairingCode, Phase, PrepareFailed, Prepared, RequestError, Rest, State, Ticket, Tries, code_of,
+    is_a_strangers, is_linking, is_live,
 };
 
 impl Machine {
@@ -16,17 +16,23 @@ impl Machine {
             ));
             return self;
         };
+        let row = self.still_over(row);
         match &mut self.phase {
             Phase::Probing { ask: running, .. } if running.phone().same_line(ask.phone()) => {
                 running.waiters.extend(ask.waiters);
                 return self;
             }
             Phase::Probing { .. } => {
+                self.row = row;
+                // What is refused has changed nothing, for nobody.
+                if let Some(refusal) = self.refusal(&ask, facts.over_budget) {
+                    fx.push(Effect::Reply(ask.waiters, Err(refusal)));
+                    return self;
+                }
                 // A newer wish: the older one is over, and nothing had changed for it.
-                let (older, mut machine) = self.take_back();
+                let (older, machine) = self.take_back();
                 fx.push(Effect::Reply(older.waiters, Err(Code::Superseded.into())));
-                machine.row = row;
-                return machine.consider(ask, facts.over_budget, fx);
+                return machine.record(ask, fx);
             }
             Phase::Preparing {
                 ask: running,
@@ -37,6 +43,8 @@ impl Machine {
                 let target = next.as_mut().unwrap_or(running);
                 if target.phone().same_line(ask.phone()) && !(*cancelled && next.is_none()) {
                     next.as_mut().unwrap_or(running).waiters.extend(ask.waiters);
+                } else if let Some(refusal) = over(facts.over_budget) {
+                    fx.push(Effect::Reply(ask.waiters, Err(refusal)));
                 } else {
                     let mut losers = std::mem::take(&mut running.waiters);
                     if let Some(next) = next.take() {
@@ -73,7 +81,22 @@ impl Machine {
         }
         // Removed by hand meanwhile, or restored: what is stored now is what counts.
         self.row = row;
-        self.consider(ask, facts.over_budget, fx)
+        if let Some(refusal) = self.refusal(&ask, facts.over_budget) {
+            fx.push(Effect::Reply(ask.waiters, Err(refusal)));
+            return self;
+        }
+        self.record(ask, fx)
+    }
+
+    /// That a link is over is known here also when the store did not take it.
+    fn still_over(&self, mut stored: Option<LinkRow>) -> Option<LinkRow> {
+        if let (Some(stored), Some(known)) = (&mut stored, &self.row)
+            && stored.epoch == known.epoch
+            && stored.ended.is_none()
+        {
+            stored.ended.clone_from(&known.ended);
+        }
+        stored
     }
 
     pub(super) fn live_code_for(&self, ask: &Ask, now: Now) -> Option<PairingCode> {
@@ -93,19 +116,13 @@ impl Machine {
         is_linking(&self.phase)
     }
 
-    /// The checks in their order: budget, already linked, confirmation, the store.
-    fn consider(mut self, ask: Ask, over_budget: Option<u64>, fx: &mut Fx) -> Self {
-        let refusal = match over_budget {
-            Some(seconds) => Some(RequestError {
-                retry_after: Some(seconds),
-                ..Code::RateLimited.into()
-            }),
-            None => self.live_refusal(&ask),
-        };
-        if let Some(refusal) = refusal {
-            fx.push(Effect::Reply(ask.waiters, Err(refusal)));
-            return self;
-        }
+    /// The checks in their order: budget, already linked, confirmation.
+    fn refusal(&self, ask: &Ask, over_budget: Option<u64>) -> Option<RequestError> {
+        over(over_budget).or_else(|| self.live_refusal(ask))
+    }
+
+    /// The last check but one: the store takes the request's entry.
+    fn record(mut self, ask: Ask, fx: &mut Fx) -> Self {
         let ticket = self.job(Job::Journal(ask.request.clone()), fx);
         let back = std::mem::replace(
             &mut self.phase,
@@ -181,7 +198,8 @@ impl Machine {
             };
             return machine;
         }
-        machine.prepare(ask, false, now, fx)
+        let tell = machine.row.as_ref().is_some_and(is_a_strangers);
+        machine.prepare(ask, tell, now, fx)
     }
 
     pub(super) fn probed(
@@ -264,7 +282,7 @@ impl Machine {
             Err(failed) => {
                 let mut waiters = ask.waiters;
                 waiters.extend(next.into_iter().flat_map(|next| next.waiters));
-                fx.push(Effect::Reply(waiters, Err(Code::StoreUnavailable.into())));
+                fx.push(Effect::Reply(waiters, Err(not_wiped(failed.told))));
                 if failed.row.is_some() {
                     self.row = failed.row;
                 }
@@ -307,5 +325,21 @@ impl Machine {
                 self
             }
         }
+    }
+}
+
+/// The number's budget is used up for so many seconds.
+fn over(budget: Option<u64>) -> Option<RequestError> {
+    budget.map(|seconds| RequestError {
+        retry_after: Some(seconds),
+        ..Code::RateLimited.into()
+    })
+}
+
+/// Why a wipe did not come about; it makes a difference whether WhatsApp has forgotten the link already.
+pub(super) fn not_wiped(told: bool) -> RequestError {
+    RequestError {
+        reason: told.then_some("told_not_wiped"),
+        ..Code::StoreUnavailable.into()
     }
 }

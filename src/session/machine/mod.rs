@@ -672,10 +672,18 @@ fn later(now: Now, wait: Duration) -> UnixMs {
 }
 
 /// Whether a stored link can carry messages, whatever its present state.
-/// A malformed number counts as leftovers: nothing could be compared with it.
 pub(super) fn is_live(row: &LinkRow) -> bool {
-    row.linked.is_some()
-        && row.ended.is_none()
-        && (7..=15).contains(&row.line.len())
-        && row.line.bytes().all(|digit| digit.is_ascii_digit())
+    row.linked.is_some() && row.ended.is_none() && is_readable(row)
+}
+
+/// A malformed number counts as leftovers: nothing could be compared with it.
+pub(super) fn is_readable(row: &LinkRow) -> bool {
+    (7..=15).contains(&row.line.len()) && row.line.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+/// A number that nobody asked for is told to go, also when the power went before that could be done.
+fn is_a_strangers(row: &LinkRow) -> bool {
+    row.ended
+        .as_ref()
+        .is_some_and(|ended| ended.reason == EndedReason::WrongPhone)
 }

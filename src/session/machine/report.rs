@@ -127,6 +127,10 @@ impl Machine {
                 self
             }
             LinkEvent::StoreTrouble => self.give_up(Some(Code::StoreUnavailable), fx),
+            // Nobody scanned any of them: that is no fault of the network.
+            LinkEvent::Closed(Close::Restart | Close::Lost) => {
+                self.give_up(Some(Code::CodeNotAvailable), fx)
+            }
             LinkEvent::Closed(close) => self.refused_for_good(close, now, fx),
             event => {
                 if event == LinkEvent::QrOver {
@@ -172,6 +176,11 @@ impl Machine {
                 fx.push(Effect::CodeEnded(EndReason::Failed, linking.ask.about(now)));
                 fx.push(Effect::Error(Code::PasskeyRequired.into()));
                 self.passkey(fx)
+            }
+            LinkEvent::StoreTrouble => {
+                fx.push(Effect::CodeEnded(EndReason::Failed, linking.ask.about(now)));
+                fx.push(Effect::Error(Code::StoreUnavailable.into()));
+                self.give_up(Some(Code::StoreUnavailable), fx)
             }
             LinkEvent::Closed(close) => {
                 let about = linking.ask.about(now);

@@ -189,6 +189,7 @@ pub(super) fn row(number: &str, linked: bool) -> LinkRow {
 
 pub(super) const A: &str = "+79001234567";
 pub(super) const B: &str = "+79007654321";
+const C: &str = "+79005550011";
 
 #[test]
 fn a_request_goes_its_way_and_everybody_who_joins_gets_the_same_code() {
@@ -392,7 +393,125 @@ fn a_wipe_that_fails_after_the_telling_leaves_leftovers_for_the_next_try() {
         }),
     ));
     assert_eq!(play.refusal(waiter), Some(Code::StoreUnavailable));
+    assert!(
+        play.wants(|effect| matches!(effect, Effect::Reply(_, Err(error)) if error.reason == Some("told_not_wiped")))
+    );
     assert_eq!(play.machine.state(), State::LoggedOut);
+    // The store still believes in the link; whoever asks next, for whichever line, is not asked about it.
+    for number in [A, B] {
+        let waiter = play.ask(number, None);
+        assert_eq!(play.refusal(waiter), None, "{number}");
+        let ticket = play.ticket();
+        play.feed(Input::Journaled(ticket, true));
+        assert!(
+            play.wants(|effect| matches!(
+                effect,
+                Effect::Job(_, Job::Prepare { tell: false, old: Some(old), .. }) if old.ended.is_some()
+            )),
+            "{number}: {:?}",
+            play.fx
+        );
+        let ticket = play.ticket();
+        play.feed(Input::Prepared(
+            ticket,
+            Err(PrepareFailed {
+                told: false,
+                row: None,
+            }),
+        ));
+    }
+}
+
+#[test]
+fn a_request_that_is_refused_takes_nothing_from_one_that_is_being_checked() {
+    let mut play = Play::linked(A);
+    let link_id = play.row.as_ref().expect("a row").link_id.clone();
+    let confirmed = play.ask(B, Some(&link_id));
+    let ticket = play.ticket();
+    play.feed(Input::Journaled(ticket, true));
+    let probe = play.ticket();
+    let careless = play.ask(C, None);
+    assert_eq!(
+        play.refusal(careless),
+        Some(Code::ReplaceConfirmationRequired)
+    );
+    assert_eq!(play.refusal(confirmed), None);
+    play.over_budget = Some(100);
+    let spent = play.ask(C, Some(&link_id));
+    assert_eq!(play.refusal(spent), Some(Code::RateLimited));
+    assert_eq!(play.refusal(confirmed), None);
+    play.feed(Input::Probed(probe, Ok(())));
+    assert!(play.wants(|effect| matches!(effect, Effect::Job(_, Job::Prepare { .. }))));
+    // Nor from one that is being prepared.
+    let spent = play.ask(C, None);
+    assert_eq!(play.refusal(spent), Some(Code::RateLimited));
+    assert_eq!(play.refusal(confirmed), None);
+    assert_eq!(play.machine.phone(), Some("79007***321".to_owned()));
+}
+
+#[test]
+fn pictures_that_nobody_scans_are_no_fault_of_the_network() {
+    let mut play = Play::new();
+    play.ask(A, None);
+    let ticket = play.ticket();
+    play.feed(Input::Journaled(ticket, true));
+    let ticket = play.ticket();
+    play.row = Some(row(A, false));
+    play.feed(Input::Prepared(ticket, Ok(play.prepared())));
+    play.feed(Input::Link(LinkEvent::Opened));
+    play.feed(Input::Link(LinkEvent::CodeRefused(Refusal::NotAvailable)));
+    for _ in 1..QR_ROUNDS {
+        play.feed(Input::Link(LinkEvent::Closed(Close::Lost)));
+        assert_eq!(play.machine.state(), State::AwaitingScan);
+        let ticket = play.ticket();
+        play.feed(Input::Started(ticket, true));
+    }
+    play.feed(Input::Link(LinkEvent::Closed(Close::Lost)));
+    assert_eq!(play.machine.state(), State::Unlinked);
+    assert_eq!(play.machine.reason(), Some(Code::CodeNotAvailable));
+}
+
+#[test]
+fn a_store_that_does_not_take_the_acceptance_ends_the_linking_and_says_so() {
+    let mut play = Play::new();
+    play.ask(A, None);
+    play.until_code(A);
+    play.feed(Input::Link(LinkEvent::PhoneTookCode));
+    play.feed(Input::Link(LinkEvent::StoreTrouble));
+    assert_eq!(play.ended(), Some(EndReason::Failed));
+    assert!(play.wants(
+        |effect| matches!(effect, Effect::Error(error) if error.code == Code::StoreUnavailable)
+    ));
+    assert_eq!(play.machine.state(), State::Unlinked);
+    assert_eq!(play.machine.reason(), Some(Code::StoreUnavailable));
+}
+
+#[test]
+fn a_strangers_link_left_by_a_power_cut_is_told_to_go_before_it_is_wiped() {
+    let left_behind = || {
+        let mut play = Play::new();
+        let mut stranger = row(B, true);
+        stranger.ended = Some(crate::store::Ended {
+            at: 1,
+            reason: EndedReason::WrongPhone,
+        });
+        play.row = Some(stranger);
+        play.feed(Input::Boot(Ok(play.row.clone())));
+        assert_eq!(play.machine.reason(), Some(Code::WrongPhoneLinked));
+        play
+    };
+    let mut play = left_behind();
+    play.ask(A, None);
+    let ticket = play.ticket();
+    play.feed(Input::Journaled(ticket, true));
+    assert!(play.wants(|effect| matches!(effect, Effect::Job(_, Job::Prepare { tell: true, .. }))));
+    let mut play = left_behind();
+    play.feed(Input::Unlink(1, asker()));
+    assert!(play.wants(|effect| matches!(effect, Effect::Job(_, Job::Leave { tell: true, .. }))));
+    // A wipe that fails leaves it a stranger's: nothing connects it.
+    let ticket = play.ticket();
+    play.feed(Input::Left(ticket, Err(LeaveFailed { told: false })));
+    assert!(!play.wants(|effect| matches!(effect, Effect::Job(..))));
 }
 
 #[test]

@@ -353,6 +353,25 @@ fn every_rest_ends_with_the_button_where_there_is_a_link_to_take_up() {
 }
 
 #[test]
+fn the_button_leads_back_to_the_number_where_nothing_was_linked() {
+    for (close, state) in [
+        (Close::Locked, State::Locked),
+        (Close::Banned(Some(HOUR)), State::Banned),
+        (Close::Banned(None), State::Banned),
+    ] {
+        let mut play = Play::new();
+        play.ask(A, None);
+        play.until_code(A);
+        play.feed(Input::Link(LinkEvent::Closed(close)));
+        assert_eq!(play.machine.state(), state);
+        play.feed(Input::Reconnect(1));
+        assert_eq!(play.machine.state(), State::Unlinked);
+        assert_eq!(play.machine.deadline(), None);
+        assert_eq!(play.reconnects(), []);
+    }
+}
+
+#[test]
 fn a_registration_that_is_banned_says_until_when_and_forgets_it_then() {
     let mut play = Play::new();
     let waiter = play.ask(A, None);

@@ -1,7 +1,8 @@
 //! Owns what people see of a machine: state, reason, number, code, and when it wants to be woken.
 
 use super::{
-    Code, Instant, LinkRow, Linking, Machine, Now, PairingCode, Phase, Qr, Stage, State, UnixMs,
+    About, Code, Instant, LinkRow, Linking, Machine, Now, PairingCode, Phase, Qr, Stage, State,
+    UnixMs,
 };
 
 impl Machine {
@@ -53,6 +54,19 @@ impl Machine {
     /// The code that is live now, for somebody who opens the page.
     pub(in crate::session) fn code(&self, now: Now) -> Option<PairingCode> {
         code_of(visible(&self.phase), now)
+    }
+
+    /// Whose code has been shown and has not ended: it ends with the program.
+    pub(in crate::session) fn open_code(&self, now: Now) -> Option<About> {
+        match visible(&self.phase) {
+            Phase::Awaiting(awaiting) if !awaiting.hidden => Some(awaiting.ask.about(now)),
+            Phase::Linking(linking) => Some(linking.ask.about(now)),
+            Phase::Marking { ask, .. } => Some(ask.about(now)),
+            Phase::Linked {
+                first: Some(first), ..
+            } => Some(first.ask.about(now)),
+            _ => None,
+        }
     }
 
     pub(in crate::session) fn qr(&self) -> Option<&Qr> {

@@ -1,9 +1,10 @@
 //! Owns what else people can wish: cancel, reconnect, unlink.
 
+use super::ask::not_wiped;
 use super::{
     About, Answer, Asker, Code, Effect, EndReason, EndedReason, Fx, Job, LeaveFailed, Leaving,
-    Left, Machine, Now, Phase, Rest, Stage, State, Ticket, Tries, Waiter, Why, is_linking, is_live,
-    visible,
+    Left, Machine, Now, Phase, Rest, Stage, State, Ticket, Tries, Waiter, Why, is_a_strangers,
+    is_linking, is_live, visible,
 };
 
 impl Machine {
@@ -65,6 +66,15 @@ impl Machine {
             }
             Phase::Rest(_) if machine.row.as_ref().is_some_and(is_live) => {
                 machine.go_on(Why::Asked, now, fx)
+            }
+            // There is no link to take up: the way to try again is to ask for a code.
+            Phase::Rest(rest)
+                if matches!(
+                    rest.state,
+                    State::Banned | State::Locked | State::Outdated | State::PasskeyRequired
+                ) =>
+            {
+                machine.rest(Rest::new(State::Unlinked, None))
             }
             _ => machine,
         })
@@ -129,7 +139,7 @@ impl Machine {
         let live = self
             .row
             .as_ref()
-            .is_some_and(|row| is_live(row) || why == Leaving::WrongPhone);
+            .is_some_and(|row| is_live(row) || is_a_strangers(row) || why == Leaving::WrongPhone);
         let was = match self.state() {
             State::AwaitingCodeEntry | State::AwaitingScan | State::Connecting => State::Unlinked,
             state => state,
@@ -192,8 +202,8 @@ impl Machine {
                 self.rest(Rest::new(State::Unlinked, reason))
             }
             Err(failed) => {
-                fx.push(Effect::Reply(waiters, Err(Code::StoreUnavailable.into())));
-                if !failed.told && why == Leaving::Asked && live {
+                fx.push(Effect::Reply(waiters, Err(not_wiped(failed.told))));
+                if !failed.told && why == Leaving::Asked && self.row.as_ref().is_some_and(is_live) {
                     // Nothing was told and nothing wiped: the link is as it was.
                     return self.connect(Tries::default(), None, None, now, fx);
                 }
