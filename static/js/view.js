@@ -107,7 +107,8 @@ function focus(next, words) {
 }
 
 export function tick() {
-	if (app.code && now() >= app.code.until) {
+	// The server counts in whole seconds too, and says itself when it is over; if not, the page does.
+	if (app.code && now() >= app.code.until + 1000) {
 		app.code = null;
 		app.ended = 'expired';
 		return paint();

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
 use fantoccini::elements::Element;
-use fantoccini::wd::WebDriverCompatibleCommand;
+use fantoccini::wd::{WebDriverCompatibleCommand, WindowHandle};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -96,6 +96,8 @@ pub struct Look {
     pub languages: &'static str,
     pub width: u32,
     pub dark: bool,
+    /// The size of text that its owner has set, in hundredths of the usual one.
+    pub text: u32,
 }
 
 impl Default for Look {
@@ -104,6 +106,7 @@ impl Default for Look {
             languages: "en",
             width: 1280,
             dark: false,
+            text: 100,
         }
     }
 }
@@ -168,6 +171,7 @@ impl Browser {
             "goog:chromeOptions": {
                 "binary": find(&["chromium", "chromium-browser", "google-chrome"]),
                 "args": args,
+                "prefs": { "webkit.webprefs.default_font_size": 16 * look.text / 100 },
             },
         }) else {
             unreachable!("that is an object")
@@ -251,6 +255,28 @@ impl Browser {
 
     pub async fn go(&self, address: &str) {
         self.client.goto(address).await.expect("opened");
+    }
+
+    /// Runs a script in every page that is opened from now on, before anything of the page itself.
+    pub async fn before_every_page(&self, script: &str) {
+        self.cdp(
+            "Page.addScriptToEvaluateOnNewDocument",
+            json!({ "source": script }),
+        )
+        .await;
+    }
+
+    /// Opens a second tab and turns to it; the answer is how to turn back to the first.
+    pub async fn second_tab(&self) -> [WindowHandle; 2] {
+        let first = self.client.window().await.expect("a tab");
+        let second = self.client.new_window(true).await.expect("another").handle;
+        self.turn_to(&second).await;
+        [first, second]
+    }
+
+    pub async fn turn_to(&self, tab: &WindowHandle) {
+        let turned = self.client.switch_to_window(tab.clone()).await;
+        turned.expect("still open");
     }
 
     pub async fn reload(&self) {
