@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod crowd;
+mod logins;
 mod pairing;
 mod process;
 mod rig;
