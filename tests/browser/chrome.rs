@@ -40,8 +40,16 @@ impl Driver {
     }
 
     fn start() -> Self {
-        // Ends with its standard input, and the driver with it; browsers end with their driver's pipe.
-        const WATCH: &str = r#""$0" "$@" </dev/null & read -r _; kill "$!""#;
+        // It takes a free port for one kind of address, which may be taken for the other: then it ends at once.
+        (0..10).find_map(|_| Self::try_start()).expect(
+            "chromedriver starts (as `chromedriver --port=0` does, and says on which port it is)",
+        )
+    }
+
+    fn try_start() -> Option<Self> {
+        // Ends with its standard input, and the driver with it; browsers end with their driver's pipe. The shell
+        // itself lets go of the output, so that its end is the driver's.
+        const WATCH: &str = r#""$0" "$@" </dev/null & exec >/dev/null; read -r _; kill "$!""#;
         let home = tempfile::tempdir().expect("a folder");
         let mut shell = Command::new("/bin/sh")
             .args(["-c", WATCH])
@@ -59,19 +67,20 @@ impl Driver {
         let mut line = String::new();
         let port = loop {
             line.clear();
-            let read = output.read_line(&mut line).expect("chromedriver's words");
-            assert_ne!(read, 0, "chromedriver ended before it had a port");
+            if output.read_line(&mut line).expect("chromedriver's words") == 0 {
+                return None;
+            }
             if let Some((_, port)) = line.trim_end().rsplit_once("successfully on port ") {
                 break port.trim_end_matches('.').to_owned();
             }
         };
-        Self {
+        Some(Self {
             address: format!("http://127.0.0.1:{port}"),
             _leash: leash,
             _output: output,
             _shell: shell,
             _home: home,
-        }
+        })
     }
 }
 
@@ -249,7 +258,8 @@ impl Browser {
     }
 
     async fn own(&self, path: &'static str, body: Value) -> Value {
-        let answer = self.client.issue_cmd(Own { path, body }).await;
+        let answer = tokio::time::timeout(PATIENCE, self.client.issue_cmd(Own { path, body }));
+        let answer = answer.await.expect("the browser answers");
         answer.unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 

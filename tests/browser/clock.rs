@@ -115,7 +115,7 @@ async fn the_countdown_is_told_at_sixty_thirty_and_ten_seconds_only() {
         let ahead = desk.seconds().await - seconds;
         page.js("skip(arguments[0] * 1000)", &[ahead.into()]).await;
         page.shows("#countdown", &seconds.to_string()).await;
-        let late = "document.getElementById('code-live').classList.contains('late')";
+        let late = "document.querySelector('.lead').classList.contains('late')";
         assert_eq!(page.value(late).await, seconds <= 30, "{seconds}");
         if [60, 30, 10].contains(&seconds) {
             page.until(&format!("window.told.at(-1) === '{seconds} seconds left'"))
@@ -123,7 +123,7 @@ async fn the_countdown_is_told_at_sixty_thirty_and_ten_seconds_only() {
         }
     }
     page.js("skip(4000)", &[]).await;
-    page.shows("#code-h", "The code has run out").await;
+    page.shows("#over-h", "The code has run out").await;
     page.until("window.told.at(-1) === 'The code has run out'")
         .await;
     assert_eq!(
@@ -144,7 +144,7 @@ async fn a_code_whose_time_is_over_gives_way_to_one_button_for_the_next() {
     let page = &desk.page;
     desk.ask_for(ANNA).await;
     let first = desk.code().await;
-    page.shows("#code-h", "The code has run out").await;
+    page.shows("#over-h", "The code has run out").await;
     assert_eq!(page.text("#code").await, "");
     assert_eq!(
         page.value("document.getElementById('code').dataset.code")
@@ -197,7 +197,7 @@ async fn a_code_never_changes_under_the_readers_eyes() {
             force_manual: false,
         },
     );
-    page.shows("#code-h", "WhatsApp withdrew the code").await;
+    page.shows("#over-h", "WhatsApp withdrew the code").await;
     assert_eq!(
         page.value("[...window.codes]").await,
         json!([""]),

@@ -87,12 +87,12 @@ async fn the_journal_tells_what_happened_and_how_the_machine_is() {
     page.click("#journal summary").await;
     page.shows("#journal-list", "Nothing has happened yet")
         .await;
-    page.shows("#health", "Storage is fine. 0 numbers are connected.")
+    page.shows("#health", "Storage is fine · 0 numbers are connected")
         .await;
     desk.link(ANNA).await;
     page.click("#journal summary").await;
     page.click("#journal summary").await;
-    page.shows("#health", "Storage is fine. 1 number is connected.")
+    page.shows("#health", "Storage is fine · 1 number is connected")
         .await;
     for told in ["Code asked for", "Code shown", "Linked", "79001***567"] {
         page.shows("#journal-list", told).await;

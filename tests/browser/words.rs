@@ -41,10 +41,10 @@ async fn plural_forms_and_times_are_right_in_both_languages() {
     assert_eq!(
         said(&desk, linked).await,
         json!([
-            "На связи 1 номер.",
-            "На связи 3 номера.",
-            "На связи 7 номеров.",
-            "На связи 21 номер."
+            "На связи 1 номер",
+            "На связи 3 номера",
+            "На связи 7 номеров",
+            "На связи 21 номер"
         ])
     );
     let again = "[1, 3, 90, 91, 1260, 3400].map((n) => t('again', { when: soon(n) }))";
