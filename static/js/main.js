@@ -142,10 +142,11 @@ on('unlink', async () => {
 });
 on('trouble-action', () => {
 	const { state, lastConnected } = app.status;
+	const unmade = state === 'FAILED' && !lastConnected;
 	if (app.lostAt) wake();
 	else if (state === 'AWAITING_SCAN') tell('cancel-pairing');
-	else if (state === 'FAILED' && !lastConnected && app.typed) request();
-	else if (/LOGGED_OUT|HALF_LINKED|PASSKEY/.test(state) || (state === 'FAILED' && !lastConnected)) toForm();
+	else if (unmade && app.typed) request();
+	else if (unmade || /LOGGED_OUT|HALF_LINKED|PASSKEY/.test(state)) toForm();
 	else tell('reconnect');
 });
 

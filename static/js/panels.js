@@ -17,12 +17,13 @@ function row(one) {
 	const item = make('li');
 	const link = make('a', label(one), { href: `?session=${one.session}` });
 	if (one.session === app.session) link.ariaCurrent = 'page';
+	const buttons = make('span', '', { className: 'row' });
 	const button = (text, act) => {
 		const node = make('button', t(text), { className: 'quiet', onclick: act });
 		node.ariaLabel = `${t(text)}: ${label(one)}`;
-		item.append(node);
+		buttons.append(node);
 	};
-	item.append(dot(one.state), link, make('span', `${stateWord(one.state)} ${one.phone || ''}`, { className: 'help' }));
+	item.append(dot(one.state), link, make('span', `${stateWord(one.state)} ${one.phone || ''}`, { className: 'help' }), buttons);
 	button('rename', async () => {
 		const name = await askName(t('rename'), label(one), t('rename'), t('back'));
 		if (name) report(await call('PUT', of(one.session), { name }));
@@ -62,9 +63,9 @@ export function draw(anew) {
 on('session-add', async () => {
 	const name = await askName(t('add'), '', t('add'), t('back'));
 	if (!name) return;
-	const base = name.toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-/, '').slice(0, 24) || 'number-';
-	let id = base.replace(/-$/, '');
-	for (let n = 2; app.sessions.some((one) => one.session === id); n++) id = `${base}-${n}`.replace('--', '-');
+	const base = name.toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-/, '').slice(0, 24) || 'number';
+	let id = base;
+	for (let n = 2; app.sessions.some((one) => one.session === id); n++) id = `${base}-${n}`;
 	await report(await call('PUT', of(id), { name }));
 });
 
@@ -84,23 +85,23 @@ export async function readJournal() {
 }
 
 const word = (...keys) => keys.filter(has).map((key) => t(key))[0];
-// Programs call themselves long names.
-const device = (agent = '') => /Edg|OPR|YaBr|Firefox|Chrome|Safari/.exec(agent) + ' ' + /Windows|Android|iPhone|iPad|Mac|Linux(?!; A)/.exec(agent);
+// Of the long name that a browser gives itself.
+const device = (agent) => [/Firefox|Chrome|Safari/, /Windows|Android|iPhone|iPad|Mac|Linux(?!; A)/].map((part) => part.exec(agent)?.[0]);
 
 function entry(e) {
 	const item = make('li');
 	const one = app.sessions.length > 1 && app.sessions.find(({ session }) => session === e.session);
 	const more = [
+		e.time && moment(e.time, { dateStyle: 'medium' }),
 		one && label(one),
 		word(`by.${e.by}`),
-		e.userAgent && device(e.userAgent).replaceAll('null', '').trim(),
+		...device(e.userAgent),
 		e.confirmed && t('journal.confirmed'),
 		e.outcome !== e.what && word(`ended.${e.outcome}`, `what.${e.outcome}`),
 	];
 	item.append(
 		make('b', word(`what.${e.what}`) || e.what),
 		make('span', [e.oldPhone, e.phone].filter(Boolean).join(' → ')),
-		make('time', e.time ? moment(e.time, { dateStyle: 'medium' }) : ''),
 		make('span', more.filter(Boolean).join(' · '), { className: 'help', title: e.userAgent || '' }),
 	);
 	return item;

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
 use fantoccini::elements::Element;
-use fantoccini::wd::{WebDriverCompatibleCommand, WindowHandle};
+use fantoccini::wd::{TimeoutConfiguration, WebDriverCompatibleCommand, WindowHandle};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -190,6 +190,9 @@ impl Browser {
             .connect(&Driver::shared().address)
             .await
             .expect("Chromium and its driver are of one version");
+        let mut patience = TimeoutConfiguration::default();
+        patience.set_script(Some(PATIENCE));
+        client.update_timeouts(patience).await.expect("set");
         let process = client
             .capabilities()
             .and_then(|got| got["goog:processID"].as_i64())
@@ -299,7 +302,8 @@ impl Browser {
 
     /// Runs a script's body in the page; `arguments` holds what it is given.
     pub async fn js(&self, script: &str, given: &[Value]) -> Value {
-        let answer = self.client.execute(script, given.to_vec()).await;
+        let answer = tokio::time::timeout(PATIENCE, self.client.execute(script, given.to_vec()));
+        let answer = answer.await.expect("the browser answers");
         answer.unwrap_or_else(|error| panic!("{script}: {error}"))
     }
 
