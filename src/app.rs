@@ -40,6 +40,8 @@ const VERSION: &str = "companion_version";
 const LOGINS: &str = "logins";
 /// How old the kept times of the logins' last use may be.
 const LOGINS_EVERY: Duration = Duration::from_mins(30);
+/// When to try again what could not be written.
+const LOGINS_AGAIN: Duration = Duration::from_secs(10);
 
 /// Runs the appliance until it is told to stop.
 ///
@@ -367,17 +369,27 @@ async fn run(
 
 /// Keeps the logins in the store, so that a restart sends nobody back to the door.
 async fn keep_logins(access: Arc<Access>, store: Store) {
+    let mut changes = access.keep_logins();
+    let mut every = LOGINS_EVERY;
     loop {
         // Either way there is something to write: a change, or when each was last used.
-        let _ = tokio::time::timeout(LOGINS_EVERY, access.changed()).await;
-        put_logins(&access, &store).await;
+        let _ = tokio::time::timeout(every, changes.changed()).await;
+        every = if put_logins(&access, &store).await {
+            LOGINS_EVERY
+        } else {
+            LOGINS_AGAIN
+        };
     }
 }
 
-async fn put_logins(access: &Access, store: &Store) {
-    if let Err(error) = store.put_setting(LOGINS, access.kept_logins()).await {
-        warn!(%error, "the logins were not kept; after a restart the page asks for the key");
+async fn put_logins(access: &Access, store: &Store) -> bool {
+    let (change, logins) = access.kept_logins();
+    let put = store.put_setting(LOGINS, logins).await;
+    if let Err(error) = &put {
+        warn!(%error, "the logins were not kept; until they are, a restart forgets who came in and who left");
     }
+    access.logins_were_kept(change);
+    put.is_ok()
 }
 
 /// Looks the companion version up in the background: a connection never waits for it.

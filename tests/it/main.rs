@@ -8,6 +8,7 @@ mod crowd;
 mod endurance;
 mod ghost;
 mod history;
+mod logins;
 mod monitoring;
 mod pairing;
 mod process;
