@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// A login nobody uses ends after this.
@@ -21,6 +22,46 @@ pub(super) struct Logins {
     table: Mutex<HashMap<[u8; 32], Login>>,
 }
 
+/// A login as it is kept across a restart. No clock but the wall's goes on meanwhile, so its times are in Unix
+/// milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    id: [u8; 32],
+    made: i64,
+    used: i64,
+}
+
+/// One moment on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) mono: Instant,
+    pub(super) wall: i64,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            mono: Instant::now(),
+            wall: millis(wall.unwrap_or_default()),
+        }
+    }
+
+    fn wall_of(self, at: Instant) -> i64 {
+        self.wall - millis(self.mono.saturating_duration_since(at))
+    }
+
+    /// A time that the wall's clock has yet to reach is taken for now.
+    fn mono_of(self, wall: i64) -> Option<Instant> {
+        let ago = u64::try_from(self.wall.saturating_sub(wall)).unwrap_or(0);
+        self.mono.checked_sub(Duration::from_millis(ago))
+    }
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
 #[derive(Debug)]
 struct Login {
     made: Instant,
@@ -30,6 +71,14 @@ struct Login {
 }
 
 impl Login {
+    fn new(made: Instant, used: Instant) -> Self {
+        Self {
+            made,
+            used,
+            alive: watch::channel(()).0,
+        }
+    }
+
     fn good(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.used) < IDLE
             && now.saturating_duration_since(self.made) < TOTAL
@@ -47,12 +96,30 @@ impl Logins {
             };
             table.remove(&oldest);
         }
-        let login = Login {
-            made: now,
-            used: now,
-            alive: watch::channel(()).0,
-        };
-        table.insert(id, login);
+        table.insert(id, Login::new(now, now));
+    }
+
+    /// Those that are still good, for a later process.
+    pub(super) fn kept(&self, now: Moment) -> Vec<Kept> {
+        let table = self.lock();
+        let good = table.iter().filter(|(_, login)| login.good(now.mono));
+        good.map(|(id, login)| Kept {
+            id: *id,
+            made: now.wall_of(login.made),
+            used: now.wall_of(login.used),
+        })
+        .collect()
+    }
+
+    /// Those of an earlier process, as far as they are still good.
+    pub(super) fn take_back(&self, kept: Vec<Kept>, now: Moment) {
+        let mut table = self.lock();
+        for Kept { id, made, used } in kept.into_iter().take(MOST) {
+            if let (Some(made), Some(used)) = (now.mono_of(made), now.mono_of(used)) {
+                table.insert(id, Login::new(made, used));
+            }
+        }
+        table.retain(|_, login| login.good(now.mono));
     }
 
     /// Uses a login that is still good; what comes back fails when the login ends.
@@ -126,6 +193,52 @@ mod tests {
         }
         assert!(logins.touch(&[0; 32], start).is_none());
         assert_eq!(logins.lock().len(), MOST);
+    }
+
+    #[test]
+    fn a_login_lives_on_in_a_later_process_and_its_times_go_on() {
+        let earlier = Logins::default();
+        let start = Moment {
+            mono: Instant::now(),
+            wall: 1_700_000_000_000,
+        };
+        earlier.add([1; 32], start.mono);
+        let later = |after: Duration| Moment {
+            // Another process, another monotonic clock.
+            mono: start.mono + Duration::from_secs(77),
+            wall: start.wall + millis(after),
+        };
+        for (after, good) in [
+            (Duration::ZERO, true),
+            (IDLE.saturating_sub(Duration::from_secs(1)), true),
+            (IDLE, false),
+            (TOTAL * 2, false),
+        ] {
+            let logins = Logins::default();
+            let now = later(after);
+            logins.take_back(earlier.kept(start), now);
+            assert_eq!(
+                logins.touch(&[1; 32], now.mono).is_some(),
+                good,
+                "{after:?}"
+            );
+        }
+        let logins = Logins::default();
+        logins.take_back(earlier.kept(start), later(IDLE / 2));
+        let at = later(IDLE / 2).mono + IDLE / 2;
+        assert!(
+            logins.touch(&[1; 32], at).is_none(),
+            "half before, half after"
+        );
+        // A clock that was put back must not make a login that is good for ever.
+        let logins = Logins::default();
+        let back = Moment {
+            wall: 0,
+            ..later(Duration::ZERO)
+        };
+        logins.take_back(earlier.kept(start), back);
+        assert!(logins.touch(&[1; 32], back.mono).is_some());
+        assert!(logins.touch(&[1; 32], back.mono + IDLE).is_none());
     }
 
     #[test]

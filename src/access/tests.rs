@@ -127,3 +127,63 @@ fn a_file_with_something_else_in_it_is_an_error_that_says_the_mend() {
         Err(AccessError::Malformed { .. })
     ));
 }
+
+#[test]
+fn a_login_survives_a_restart_but_neither_a_logout_nor_another_key() {
+    let dir = folder();
+    let earlier = Access::open(dir.path()).expect("opens");
+    let key = earlier.key().reveal().to_owned();
+    let login = || earlier.login(&key).expect("random").expect("the right key");
+    let (stays, leaves) = (login(), login());
+    let gone = earlier.by_token(leaves.reveal()).expect("logged in");
+    earlier.logout(&gone);
+    let (_, kept) = earlier.kept_logins();
+    assert!(!String::from_utf8_lossy(&kept).contains(stays.reveal()));
+
+    let later = Access::open(dir.path()).expect("opens");
+    assert!(later.by_token(stays.reveal()).is_none());
+    later.take_logins_back(&kept);
+    assert!(later.by_token(stays.reveal()).is_some());
+    assert!(later.by_token(leaves.reveal()).is_none());
+
+    Access::replace(dir.path()).expect("written");
+    let rotated = Access::open(dir.path()).expect("opens");
+    rotated.take_logins_back(&kept);
+    assert!(rotated.by_token(stays.reveal()).is_none());
+    for nonsense in [&b""[..], b"{}", b"[1, 2]", &kept[..kept.len() / 2]] {
+        later.take_logins_back(nonsense);
+    }
+}
+
+#[tokio::test]
+async fn whoever_keeps_the_logins_hears_of_each_change() {
+    let dir = folder();
+    let access = Access::open(dir.path()).expect("opens");
+    let mut changes = access.keep_logins();
+    let key = access.key().reveal().to_owned();
+    let token = access.login(&key).expect("random").expect("the right key");
+    changes.changed().await.expect("heard");
+    access.logout(&access.by_token(token.reveal()).expect("logged in"));
+    changes.changed().await.expect("heard");
+    access.rotate().expect("written");
+    changes.changed().await.expect("heard");
+}
+
+#[tokio::test]
+async fn a_logout_is_settled_once_it_is_kept() {
+    let dir = folder();
+    let access = Access::open(dir.path()).expect("opens");
+    let key = access.key().reveal().to_owned();
+    let token = access.login(&key).expect("random").expect("the right key");
+    // Nobody keeps logins: there is nothing to wait for.
+    access.settled().await;
+    let _changes = access.keep_logins();
+    let (before, _) = access.kept_logins();
+    access.logout(&access.by_token(token.reveal()).expect("logged in"));
+    access.logins_were_kept(before);
+    let mut settled = std::pin::pin!(access.settled());
+    assert!(futures_util::poll!(&mut settled).is_pending());
+    let (after, _) = access.kept_logins();
+    access.logins_were_kept(after);
+    settled.await;
+}

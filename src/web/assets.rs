@@ -1,6 +1,9 @@
-//! Owns the page's files, which live inside the binary.
+//! Owns the page's files, which live inside the binary, once as they are and once gzipped.
+
+mod slim;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use http::StatusCode;
@@ -15,22 +18,30 @@ use warp::reply::Response;
 
 use super::problem::empty;
 use super::{Web, WebSettings};
+use crate::phone::Country;
 use crate::words::Lang;
 
 #[derive(RustEmbed)]
 #[folder = "static/"]
 struct Files;
 
+/// The files again, gzipped before compiling: `(name, bytes)` of those that got smaller by it.
+const GZIPPED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/gzipped.rs"));
+
 const PAGE: &str = "/index.html";
 
-/// Where the page finds what the settings say.
-const LANGUAGE: &str = "data-language=\"\"";
-const COUNTRY: &str = "data-country=\"RU\"";
+/// Where the page finds what the settings say, which languages there are, and what the numbering plan says.
+const HOUSE: &str = "/js/house.js";
+const LANGUAGES: &str = "languages: {}";
+const CALLING: &str = "calling: ''";
+const LANGUAGE: &str = "language: ''";
+const COUNTRY: &str = "country: 'RU'";
 
 /// One file, ready to be sent.
 #[derive(Clone)]
 struct Asset {
     body: Cow<'static, [u8]>,
+    gzipped: Option<&'static [u8]>,
     kind: &'static str,
     etag: String,
 }
@@ -42,17 +53,14 @@ pub(super) fn exists(path: &str) -> bool {
 
 /// The page's files, each by its path. What is no file of it is left to the other filters' refusals.
 pub(super) fn filter(web: &Web) -> BoxedFilter<(Response,)> {
-    let page = page(&web.settings);
+    let house = house(&web.settings);
     warp::get()
         .and(warp::path::full())
         .and(warp::header::headers_cloned())
         .and_then(move |path: FullPath, headers: HeaderMap| {
             let asset = match path.as_str() {
-                "/" | PAGE => page.clone(),
-                path => find(path).map(|(file, kind)| {
-                    let hash = file.metadata.sha256_hash();
-                    Asset::new(file.data, kind, &hash)
-                }),
+                HOUSE => house.clone(),
+                path => find(path).map(Asset::new),
             };
             let answer = asset.map(|asset| asset.answer(&headers));
             std::future::ready(answer.ok_or_else(warp::reject::not_found))
@@ -60,71 +68,132 @@ pub(super) fn filter(web: &Web) -> BoxedFilter<(Response,)> {
         .boxed()
 }
 
-/// The page itself, with the settings' language and country written into it.
-fn page(settings: &WebSettings) -> Option<Asset> {
-    let (file, kind) = find(PAGE)?;
-    let text = String::from_utf8_lossy(&file.data);
-    let language = settings.language.map_or("", Lang::tag);
-    let text = text
-        .replacen(LANGUAGE, &format!("data-language=\"{language}\""), 1)
-        .replacen(
-            COUNTRY,
-            &format!("data-country=\"{}\"", settings.country.code()),
-            1,
-        );
-    let hash = Sha256::digest(text.as_bytes());
-    Some(Asset::new(Cow::Owned(text.into_bytes()), kind, &hash))
+/// The page's languages by their tags: what each file in `i18n` calls itself.
+fn languages() -> BTreeMap<String, String> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        name: String,
+    }
+    let named = |path: Cow<'static, str>| {
+        let tag = path
+            .strip_prefix("i18n/")?
+            .strip_suffix(".json")?
+            .to_owned();
+        let text = Files::get(&path)?;
+        let Named { name } = serde_json::from_slice(&text.data).ok()?;
+        Some((tag, name))
+    };
+    Files::iter().filter_map(named).collect()
 }
 
-/// The file of a path and its type; a file of no known type (notes, dot files) is no part of the page.
-fn find(path: &str) -> Option<(EmbeddedFile, &'static str)> {
+/// The calling codes, each with its countries: `1CAUS…7KZRU…`.
+fn calling() -> String {
+    let mut codes: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+    for (country, code) in Country::all() {
+        codes.entry(code).or_default().push(country.code());
+    }
+    let groups = codes.into_iter().map(|(code, mut countries)| {
+        countries.sort();
+        format!("{code}{}", countries.concat())
+    });
+    groups.collect()
+}
+
+/// The file that tells the page its languages, the calling codes, and the settings' language and country.
+fn house(settings: &WebSettings) -> Option<Asset> {
+    let asset = Asset::new(find(HOUSE)?);
+    let text = String::from_utf8_lossy(&asset.body);
+    let language = settings.language.map_or("", Lang::tag);
+    let country = settings.country.code();
+    // A map of texts: nothing in it can fail, so the fallback is never taken.
+    let languages = serde_json::to_string(&languages()).unwrap_or_default();
+    let text = text
+        .replacen(LANGUAGE, &format!("language: '{language}'"), 1)
+        .replacen(COUNTRY, &format!("country: '{country}'"), 1)
+        .replacen(CALLING, &format!("calling: '{}'", calling()), 1)
+        .replacen(LANGUAGES, &format!("languages: {languages}"), 1);
+    Some(Asset {
+        gzipped: None,
+        kind: asset.kind,
+        etag: hex(&Sha256::digest(text.as_bytes())),
+        body: Cow::Owned(text.into_bytes()),
+    })
+}
+
+struct Found {
+    file: EmbeddedFile,
+    name: String,
+    kind: &'static str,
+}
+
+/// The file of a path; a file of no known type (notes, dot files) is no part of the page.
+fn find(path: &str) -> Option<Found> {
     let name = match path {
         "/" => PAGE,
         path => path,
     };
     let name = name.strip_prefix('/')?;
     let kind = content_type(name)?;
-    Some((Files::get(name)?, kind))
+    Some(Found {
+        file: Files::get(name)?,
+        name: name.to_owned(),
+        kind,
+    })
 }
 
 impl Asset {
-    fn new(body: Cow<'static, [u8]>, kind: &'static str, hash: &[u8]) -> Self {
-        let etag = etag(hash);
-        Self { body, kind, etag }
+    fn new(found: Found) -> Self {
+        let gzipped = GZIPPED.iter().find(|(name, _)| *name == found.name);
+        let slim = slim::slim(&found.name, &found.file.data);
+        let body = slim.map_or(found.file.data, Cow::Owned);
+        Self {
+            gzipped: gzipped.map(|(_, bytes)| *bytes),
+            kind: found.kind,
+            etag: hex(&Sha256::digest(&body)),
+            body,
+        }
     }
 
     fn answer(self, headers: &HeaderMap) -> Response {
-        let mut response = if is_known(headers, &self.etag) {
+        let gzipped = self.gzipped.filter(|_| takes_gzip(headers));
+        // Other bytes, another tag.
+        let way = if gzipped.is_some() { "-gzip" } else { "" };
+        let etag = format!("\"{}{way}\"", self.etag);
+        let mut response = if is_known(headers, &etag) {
             empty(StatusCode::NOT_MODIFIED)
         } else {
-            let mut response = match self.body {
-                Cow::Borrowed(bytes) => bytes.into_response(),
-                Cow::Owned(bytes) => bytes.into_response(),
+            let mut response = match (gzipped, self.body) {
+                (Some(bytes), _) | (None, Cow::Borrowed(bytes)) => bytes.into_response(),
+                (None, Cow::Owned(bytes)) => bytes.into_response(),
             };
-            let kind = HeaderValue::from_static(self.kind);
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            let sent = response.headers_mut();
+            sent.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.kind));
+            if gzipped.is_some() {
+                sent.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            }
             response
         };
         let headers = response.headers_mut();
         // Names carry no version, so a browser asks each time and is mostly told 304.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        if self.gzipped.is_some() {
+            headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        }
         // Quoted hex is a valid header.
-        if let Ok(etag) = HeaderValue::from_str(&self.etag) {
+        if let Ok(etag) = HeaderValue::from_str(&etag) {
             headers.insert(header::ETAG, etag);
         }
         response
     }
 }
 
-fn etag(hash: &[u8]) -> String {
-    let mut etag = String::with_capacity(34);
-    etag.push('"');
+fn hex(hash: &[u8]) -> String {
+    let mut hex = String::with_capacity(32);
     for byte in hash.iter().take(16) {
         // Writing to a string cannot fail.
-        let _ = write!(etag, "{byte:02x}");
+        let _ = write!(hex, "{byte:02x}");
     }
-    etag.push('"');
-    etag
+    hex
 }
 
 fn is_known(headers: &HeaderMap, etag: &str) -> bool {
@@ -135,6 +204,24 @@ fn is_known(headers: &HeaderMap, etag: &str) -> bool {
         .flat_map(|line| line.split(','))
         .map(|tag| tag.trim().trim_start_matches("W/"))
         .any(|tag| tag == etag || tag == "*")
+}
+
+/// Whether gzip is asked for by its name, or by `*`, and not refused with `q=0`.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let mut any = false;
+    for line in headers.get_all(header::ACCEPT_ENCODING) {
+        for way in line.to_str().unwrap_or_default().split(',') {
+            let (name, weight) = way.split_once(';').unwrap_or((way, ""));
+            let weight = weight.trim().strip_prefix("q=").unwrap_or("1");
+            let wanted = weight.parse::<f32>().is_ok_and(|weight| weight > 0.0);
+            match name.trim() {
+                name if name.eq_ignore_ascii_case("gzip") => return wanted,
+                "*" => any = wanted,
+                _ => {}
+            }
+        }
+    }
+    any
 }
 
 fn content_type(name: &str) -> Option<&'static str> {
@@ -155,34 +242,4 @@ fn content_type(name: &str) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::phone::Country;
-
-    #[test]
-    fn the_page_is_told_the_language_and_the_country_of_the_settings() {
-        let settings = WebSettings {
-            language: Some(Lang::Ru),
-            ..WebSettings::new(Country::parse("BR").expect("a country"))
-        };
-        let page = page(&settings).expect("a page");
-        let text = String::from_utf8(page.body.into_owned()).expect("text");
-        assert!(text.contains("data-language=\"ru\"") && text.contains("data-country=\"BR\""));
-    }
-
-    #[test]
-    fn only_files_of_a_known_type_are_served() {
-        assert!(exists("/") && exists("/index.html"));
-        for path in [
-            "",
-            "index.html",
-            "/README.md",
-            "/.gitkeep",
-            "/..",
-            "//index.html",
-            "/js/",
-        ] {
-            assert!(!exists(path), "{path}");
-        }
-    }
-}
+mod tests;

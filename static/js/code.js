@@ -1,16 +1,12 @@
 // The pairing code, its clock (performance.now(), never the wall's time) and the QR.
 import { app, left, now } from './state.js';
 import { at, make, put, say } from './dom.js';
-import { moment, t } from './i18n.js';
-
-const SVG = 'http://www.w3.org/2000/svg';
-const SHAPES = ['svg', 'g', 'path', 'rect'];
-const MARKS = ['d', 'fill', 'x', 'y', 'width', 'height', 'viewBox', 'transform', 'shape-rendering'];
+import { moment, number, t } from './i18n.js';
 
 let drawnQr = null;
 let seconds;
 
-export function drawCode(code) {
+export function drawCode(code, note) {
 	const box = at('code');
 	const spoken = code && t('code.spoken', { code: code.split('-').map((group) => [...group].join(', ')).join('; ') });
 	if (box.ariaLabel !== spoken) box.ariaLabel = spoken;
@@ -22,37 +18,31 @@ export function drawCode(code) {
 		part.append(...[...group].map((letter) => make('b', letter)));
 		return part;
 	}));
-	if (code) say(spoken);
+	if (code) say(`${note} ${spoken}`.trim());
 }
 
 export function tickCode() {
-	const { until, total } = app.code;
+	const { until, expiresAt, total } = app.code;
 	const n = left(until);
 	const words = t('code.left', { n });
 	at('arc').setAttribute('stroke-dashoffset', 100 - (until - now()) / total / 10);
-	put('countdown', `${n}`);
+	put('countdown', number(n));
 	put('countdown-unit', words);
-	put('valid-until', t('code.until', { when: moment(Date.now() + n * 1000, {}) }));
-	at('code-live').classList.toggle('late', n <= 30);
-	if ([60, 30, 10].some((mark) => seconds > mark && n <= mark)) say(`${n} ${words}`);
+	put('valid-until', t('code.until', { when: moment(expiresAt, {}) }));
+	at('code').parentNode.classList.toggle('late', n <= 30);
+	if ([60, 30, 10].some((mark) => seconds > mark && n <= mark)) say(`${number(n)} ${words}`);
 	seconds = n;
 }
 
-// Only plain shapes are taken over, whatever the server's text holds.
+// The server drew it of nothing but squares; the page's policy lets no script or style in it act.
 export function drawQr(text) {
 	if (text !== drawnQr) {
 		drawnQr = text;
-		const root = text && new DOMParser().parseFromString(text, 'image/svg+xml').documentElement;
-		at('qr').replaceChildren(...(root?.localName === 'svg' ? [copy(root)] : []));
+		at('qr').replaceChildren();
+		if (text) at('qr').append(new DOMParser().parseFromString(text, 'image/svg+xml').documentElement);
+		at('qr').firstChild?.removeAttribute('role');
 	}
 	return at('qr').firstChild;
-}
-
-function copy(from) {
-	const to = document.createElementNS(SVG, from.localName);
-	for (const name of MARKS) if (from.hasAttribute(name)) to.setAttribute(name, from.getAttribute(name));
-	to.append(...[...from.children].filter((child) => SHAPES.includes(child.localName)).map(copy));
-	return to;
 }
 
 // Over plain HTTP there is no clipboard. The dash stays behind: the phone has its own.

@@ -1,42 +1,47 @@
 // Questions in a <dialog>: the safe answer has the focus, and Escape is the safe answer.
-import { all, at, put, show } from './dom.js';
+import { at, on, put, show } from './dom.js';
 
-for (const dialog of all('dialog')) {
-	dialog.addEventListener('click', ({ target }) => target.value && target.type === 'submit' && dialog.close(target.value));
-}
+const dialog = at('dialog');
+const field = at('dialog-field');
+
+on('dialog', ({ target }) => target.type === 'submit' && dialog.close(target.value));
+
+let answer = () => {};
+dialog.onclose = () => answer(dialog.returnValue === 'yes');
 
 /** Resolves to true for the explicit yes alone. */
-export function ask(name, h, p, yes, no) {
-	const dialog = at(`${name}-dialog`);
-	put(`${name}-h`, h);
-	put(`${name}-p`, p);
-	put(`${name}-yes`, yes);
-	put(`${name}-no`, no);
+export function ask(h, p, yes, no) {
+	// A question that is still open is answered safely.
+	answer(false);
+	put('dialog-h', h);
+	put('dialog-p', p);
+	put('dialog-yes', yes);
+	put('dialog-no', no);
 	dialog.returnValue = '';
 	if (!dialog.open) dialog.showModal();
-	at(`${name}-no`).focus();
-	return new Promise((done) => {
-		dialog.onclose = () => done(dialog.returnValue === 'yes');
-	});
+	at('dialog-no').focus();
+	return new Promise((done) => { answer = done; });
 }
 
 export async function askName(h, value, yes, no) {
-	const field = at('confirm-field');
 	field.value = value;
-	at('confirm-yes').className = 'main';
-	at('confirm-no').className = 'quiet';
-	show('confirm-field', true);
-	field.onkeydown = (event) => {
-		if (event.key !== 'Enter') return;
-		event.preventDefault();
-		at('confirm-dialog').close('yes');
-	};
-	const answer = ask('confirm', h, '', yes, no);
-	field.focus();
+	look('main', 'quiet', true);
+	const asked = ask(h, '', yes, no);
 	field.select();
-	const sure = await answer;
-	show('confirm-field', false);
-	at('confirm-yes').className = 'grave';
-	at('confirm-no').className = 'main';
+	const sure = await asked;
+	look('grave', 'main', false);
 	return sure && field.value.trim();
 }
+
+function look(yes, no, named) {
+	at('dialog-yes').className = yes;
+	at('dialog-no').className = no;
+	show('dialog-field', named);
+}
+
+on('dialog-field', (event) => {
+	if (event.key === 'Enter') {
+		event.preventDefault();
+		dialog.close('yes');
+	}
+}, 'keydown');

@@ -2,14 +2,14 @@
 import { app, changed, forget, left, now, onChange } from './state.js';
 import { all, at, keep, kept, on, put } from './dom.js';
 import { call, connect, disconnect, redial, send } from './server.js';
-import { firstLanguage, lang, LANGUAGES, speak, t } from './i18n.js';
+import { house } from './house.js';
+import { firstLanguage, lang, speak, t } from './i18n.js';
 import { ask } from './dialogs.js';
 import { copyCode } from './code.js';
-import { clearField, fillCountries, judge, typed, verdict } from './form.js';
+import { asRead, clearField, fillCountries, judge, typed, verdict } from './form.js';
 import { draw, readJournal, refresh } from './panels.js';
 import { paint, tick } from './view.js';
 
-const house = document.documentElement.dataset;
 app.session = /^[a-z0-9][a-z0-9-]{0,31}$/.exec(new URLSearchParams(location.search).get('session') || '')?.[0] || 'salon';
 
 let fresh; // a new connection, still without its first status
@@ -45,10 +45,11 @@ const messages = {
 		// What is still live follows.
 		if (fresh) app.code = app.qr = null;
 		fresh = false;
-		Object.assign(app, { status, statusAt: now() });
+		app.status = status;
 		const { state } = status;
 		const idle = state === 'UNLINKED';
 		if (idle) app.code = null;
+		if (state === 'CONNECTING') app.ended = null;
 		if (idle || state === 'LINKING' || (app.pending && state !== 'CONNECTED')) app.wantForm = false;
 		if (!idle && state !== 'CONNECTING') app.pending = false;
 		if (state === 'LINKING' || state === 'CONNECTED') app.code = app.qr = app.ended = app.error = null;
@@ -56,23 +57,27 @@ const messages = {
 		app.sessions = app.sessions.map((one) => (one.session === status.session ? status : one));
 		draw();
 	},
-	'pairing-code'({ code, phoneNumber, expiresIn, replaced }) {
+	'pairing-code'({ code, phoneNumber, expiresIn, expiresAt, replaced }) {
 		const total = app.code?.text === code ? Math.max(app.code.total, expiresIn) : expiresIn;
-		app.code = { text: code, phone: phoneNumber, until: now() + expiresIn * 1000, total, replaced };
+		app.code = { text: code, phone: phoneNumber, until: now() + expiresIn * 1000, expiresAt, total, replaced };
 		app.ended = app.error = null;
 		app.pending = app.wantForm = false;
 	},
 	'pairing-code-ended'({ reason }) {
 		app.code = null;
+		app.swapped = reason === 'superseded' && !app.pending;
 		app.ended = /cancelled|linked/.test(reason) ? null : reason;
 	},
 	'pairing-code-error'(error) {
 		app.pending = false;
 		if (error.code === 'CANCELLED') return;
 		if (error.code === 'REPLACE_CONFIRMATION_REQUIRED' && app.typed) return void askReplace(error, 'replace.yes');
+		if (/^INVALID/.test(error.code)) {
+			verdict('bad', error.message);
+			return void at('phone').focus();
+		}
 		app.error = error;
 		app.hold = now() + (error.retryAfter || 0) * 1000;
-		if (error.reason && /^INVALID/.test(error.code)) at('phone').focus();
 	},
 	qr({ svg, expiresIn }) {
 		app.qr = svg;
@@ -89,14 +94,16 @@ function tell(event, data) {
 
 function request(replace = null) {
 	const { number, country } = app.typed;
+	app.swapped = false;
 	app.pending = tell('request-pairing-code', { phoneNumber: number, country, replace });
 }
 
 const waiting = () => app.pending || left(app.hold);
 
 async function askReplace({ oldPhone, linkId }, yes) {
-	const values = { old: oldPhone || app.status.phone, new: app.typed.new };
-	if (await ask('replace', t('replace.h'), t('replace.p', values), t(yes, values), t('replace.no', values))) request(linkId);
+	await judge();
+	const values = { old: oldPhone || app.status.phone, new: asRead(app.typed) };
+	if (await ask(t('replace.h'), t('replace.p', values), t(yes, values), t('replace.no', values))) request(linkId);
 }
 
 function toForm() {
@@ -107,14 +114,9 @@ function toForm() {
 
 on('phone-form', (event) => {
 	event.preventDefault();
-	const wish = typed();
-	if (!wish.number) {
-		verdict('bad', t('reason.empty'));
-		at('phone').focus();
-	} else if (!waiting()) {
-		app.typed = wish;
-		request();
-	}
+	if (waiting()) return;
+	app.typed = typed();
+	request();
 }, 'submit');
 on('new-code', () => {
 	if (!app.typed) toForm();
@@ -136,13 +138,15 @@ on('cancel', () => tell('cancel-pairing'));
 on('stop', () => tell('cancel-pairing'));
 on('copy-code', copyCode);
 on('unlink', async () => {
-	if (await ask('confirm', t('unlink.h', app.status), t('unlink.p'), t('unlink'), t('keep'))) tell('unlink');
+	if (await ask(t('unlink.h', app.status), t('unlink.p'), t('unlink'), t('keep'))) tell('unlink');
 });
 on('trouble-action', () => {
 	const { state, lastConnected } = app.status;
-	if (state === 'AWAITING_SCAN') tell('cancel-pairing');
-	else if (state === 'FAILED' && !lastConnected && app.typed) request();
-	else if (/LOGGED_OUT|HALF_LINKED|PASSKEY/.test(state) || (state === 'FAILED' && !lastConnected)) toForm();
+	const unmade = state === 'FAILED' && !lastConnected;
+	if (app.lostAt) wake();
+	else if (state === 'AWAITING_SCAN') tell('cancel-pairing');
+	else if (unmade && app.typed) request();
+	else if (unmade || /LOGGED_OUT|HALF_LINKED|PASSKEY/.test(state)) toForm();
 	else tell('reconnect');
 });
 
@@ -158,14 +162,14 @@ async function enter(accessKey) {
 	}
 	if (status === 429) app.hold = now() + (data.retryAfter || 30) * 1000;
 	app.auth = false;
-	app.error = { message: t({ 0: 'lost', 401: 'login.wrong', 429: 'login.wait' }[status] || 'error') };
+	app.error = { message: { 0: t('lost'), 401: t('login.wrong') }[status] || data.message || t('error') };
 	changed();
 	at('access-key').select();
 }
 
 function leave() {
 	disconnect();
-	for (const dialog of all('dialog')) dialog.close();
+	at('dialog').close();
 	forget();
 	clearField();
 	Object.assign(app, { auth: false, sessions: [], lostAt: 0 });
@@ -191,46 +195,58 @@ async function start() {
 	changed();
 }
 
-// Finds a lost server, a lost login, a removed session.
+// Finds a lost server, a lost login, a removed session, and a socket that went deaf.
 async function glance() {
 	if (!app.auth) return;
+	const heard = app.status;
 	const status = await refresh();
+	const own = app.sessions.find((one) => one.session === app.session);
 	if (status === 401) leave();
-	else if (status === 200 && app.session !== 'salon' && !app.sessions.some((one) => one.session === app.session)) location.replace('/');
-	else if (!status && !app.lostAt) redial();
+	else if (status === 200 && app.session !== 'salon' && !own) location.replace('/');
+	else if (!app.lostAt && heard === app.status && (!status || own?.state !== heard?.state)) redial();
+}
+
+function steps() {
+	const os = document.querySelector('[name=os]:checked').value;
+	put('step-menu', t(`steps.2.${os}`));
+	at('step-drawing').src = `/steps.svg#${os === 'iphone' ? 5 : 2}`;
 }
 
 function words() {
-	const os = document.querySelector('[name=os]:checked').value;
-	put('step-menu', t(`steps.2.${os}`));
-	fillCountries(house.country);
+	steps();
+	fillCountries();
 	draw(true);
 	readJournal();
 	judge();
 }
 
-at('language').append(...Object.entries(LANGUAGES).map(([code, name]) => new Option(name, code)));
+at('language').append(...Object.entries(house.languages).map(([code, name]) => new Option(name, code)));
 on('language', async () => {
-	await speak(at('language').value, true);
-	app.error = null;
-	words();
-	if (app.auth) connect(app.session, lang, listener);
-	paint();
+	if (await speak(at('language').value)) {
+		keep('lang', lang);
+		app.error = null;
+		words();
+		if (app.auth) connect(app.session, lang, listener);
+		paint();
+	} else {
+		at('language').value = lang;
+	}
 }, 'change');
 for (const radio of all('[name=os]')) {
 	radio.checked = radio.value === (kept('os') || 'android');
 	radio.onchange = () => {
 		keep('os', radio.value);
-		put('step-menu', t(`steps.2.${radio.value}`));
+		steps();
 	};
 }
 
+const look = () => document.hidden || glance();
 const wake = () => {
 	redial();
 	glance();
 };
-on('retry', wake);
-setInterval(() => document.hidden || glance(), 20_000);
+setInterval(look, 20_000);
+document.addEventListener('visibilitychange', look);
 
 // The clocks drift apart when the machine slept: ask again for what is live.
 let drift = Date.now() - now();
@@ -243,7 +259,7 @@ setInterval(() => {
 
 const key = /^#key=(.+)/.exec(location.hash)?.[1];
 if (location.hash) history.replaceState(null, '', location.pathname + location.search);
-await speak(firstLanguage(house.language));
+while (!await speak(firstLanguage())) await new Promise((again) => setTimeout(again, 1000));
 at('language').value = lang;
 onChange(paint);
 words();

@@ -14,10 +14,9 @@ export const stateWord = (state) => (has(`s.${state}`) ? t(`s.${state}`) : parts
 export function paint() {
 	const { status, error } = app;
 	const which = face();
-	const over = which === 'code' && !app.code;
 	main.dataset.face = which;
 	main.dataset.state = status?.state || '';
-	for (const section of all('[data-for]')) section.hidden = section.dataset.for !== which;
+	for (const section of all('[data-for]')) section.hidden = section.dataset.for !== which.replace('noserver', 'trouble');
 	put('salon-name', app.auth && (app.sessions.length > 1 || status?.name) ? status?.name || app.session : '');
 	show('logout', app.auth);
 	show('more', app.auth);
@@ -25,18 +24,21 @@ export function paint() {
 	show('error', error);
 	put('error-text', error?.message);
 	show('relink', error?.code === 'ALREADY_LINKED' && error.linkId && app.typed);
-	painters[which]?.(status, over);
+	painters[which]?.(status);
 	if (which !== 'code') drawCode('');
 	qr(which);
 	askButtons();
 	const words = main.querySelector('section:not([hidden]) h2').textContent;
-	document.title = `${which === 'unlinked' ? t('s.UNLINKED') : words} · ${at('salon-name').textContent || 'Hairpin'}`;
-	focus(over ? 'over' : which);
+	const told = status && !/login|over|noserver/.test(which) ? stateWord(status.state) : words;
+	document.title = `${told} · ${at('salon-name').textContent || 'Hairpin'}`;
+	focus(which, words);
 }
 
 const painters = {
-	unlinked() {
+	unlinked({ state, reason }) {
 		show('back', app.wantForm);
+		// Unlinked here, while WhatsApp could not be told.
+		put('unlinked-why', state === 'UNLINKED' && reason === 'HALF_LINKED' ? parts('x.HALF_LINKED')[2] : '');
 	},
 	connecting(status) {
 		const asking = status && !status.lastConnected;
@@ -44,27 +46,26 @@ const painters = {
 		put('connecting-p', asking ? t('asking.p') : '');
 		show('stop', asking);
 	},
-	code({ phone }, over) {
+	code({ phone }) {
 		const { code } = app;
-		put('code-h', t(over ? `ended.${app.ended || 'expired'}` : 'code.h'));
-		put('code-for', over ? t('ended.p') : t('code.for', { phone: code.phone || phone }));
-		for (const id of ['code-live', 'how', 'cancel']) show(id, !over);
-		show('code-over', over);
-		show('replaced', code?.replaced);
-		drawCode(over ? '' : code.text);
-		if (over) return;
+		put('code-for', t('code.for', { phone: code.phone || phone }));
+		const note = app.swapped ? t('ended.superseded') : replaced(code.replaced);
+		show('replaced', note);
+		put('replaced', note);
+		drawCode(code.text, note);
 		tickCode();
-		if (code.replaced) {
-			const { reason, oldPhone, wasLinked } = code.replaced;
-			const kind = reason === 'stale_credentials' ? 'stale' : wasLinked ? 'linked' : 'unfinished';
-			put('replaced', t(`replaced.${kind}`, { phone: oldPhone || t('replaced.unknown') }));
-		}
+	},
+	over() {
+		put('over-h', t(`ended.${app.ended}`));
 	},
 	linked({ phone, since, lastConnected }) {
 		put('linked-phone', phone);
 		put('linked-since', moment(since));
 		show('linked-last-row', lastConnected);
 		put('linked-last', lastConnected && moment(lastConnected));
+	},
+	noserver() {
+		painters.trouble({ state: 'NO_SERVER' });
 	},
 	trouble({ state, until, phone, reason }) {
 		const [h, what, advice, action = t('retry')] = parts(`x.${state}`);
@@ -79,6 +80,12 @@ const painters = {
 	},
 };
 
+function replaced(old) {
+	if (!old) return '';
+	const kind = old.reason === 'stale_credentials' ? 'stale' : old.wasLinked ? 'linked' : 'unfinished';
+	return t(`replaced.${kind}`, { phone: old.oldPhone || t('replaced.unknown') });
+}
+
 function qr(which) {
 	const place = main.querySelector(`[data-for=${which}] .qr-place`);
 	const wanted = place && (app.code || app.status.state === 'AWAITING_SCAN') && left(app.qrUntil);
@@ -88,21 +95,22 @@ function qr(which) {
 }
 
 // A new face takes the focus, unless somebody is busy elsewhere.
-function focus(next) {
+function focus(next, words) {
 	if (next === shown) return;
 	shown = next;
 	const active = document.activeElement;
-	if (active !== document.body && !main.contains(active)) return;
+	if (active !== document.body && !main.contains(active)) return say(words);
 	const field = { login: 'access-key', unlinked: 'phone', over: 'new-code' }[next];
 	const goal = field ? at(field) : main.querySelector('section:not([hidden]) h2');
 	if (!field) goal.tabIndex = -1;
 	goal.focus();
 	scrollTo(0, 0);
-	if (next === 'over') say(at('code-h').textContent);
+	if (next === 'over') say(words);
 }
 
 export function tick() {
-	if (app.code && now() >= app.code.until) {
+	// The server counts in whole seconds too, and says itself when it is over; if not, the page does.
+	if (app.code && now() >= app.code.until + 1000) {
 		app.code = null;
 		app.ended = 'expired';
 		return paint();

@@ -1,7 +1,15 @@
 //! One test binary: a module per behaviour.
 
+mod agree;
 mod by_hand;
+mod control;
+mod control_link;
 mod crowd;
+mod endurance;
+mod ghost;
+mod history;
+mod logins;
+mod monitoring;
 mod pairing;
 mod process;
 mod rig;
@@ -13,6 +21,8 @@ mod store_flips;
 mod store_rows;
 mod store_support;
 mod store_traits;
+mod supervision;
+mod terminal;
 mod web_api;
 mod web_door;
 mod web_limits;

@@ -32,6 +32,38 @@ async fn the_page_comes_from_the_binary_and_is_cached_by_its_hash() {
 }
 
 #[tokio::test]
+async fn the_page_lies_gzipped_in_the_binary_for_whoever_takes_it() {
+    let app = start().await;
+    let gzip = |value: &str| ("Accept-Encoding", value.to_owned());
+    let plain = app.send("GET", "/js/main.js", &[], "").await;
+    assert_eq!(plain.header("content-encoding"), "");
+    assert_eq!(plain.header("vary"), "accept-encoding");
+    let small = app
+        .send("GET", "/js/main.js", &[gzip("gzip, br")], "")
+        .await;
+    assert_eq!(small.header("content-encoding"), "gzip");
+    assert_eq!(small.header("vary"), "accept-encoding");
+    assert_eq!(small.header("content-type"), plain.header("content-type"));
+    assert_eq!(small.body[..2], [0x1f, 0x8b]);
+    assert!(small.body.len() * 2 < plain.body.len());
+
+    let etag = small.header("etag").to_owned();
+    assert_ne!(etag, plain.header("etag"), "other bytes, another tag");
+    let known = |etag: &str| ("If-None-Match", etag.to_owned());
+    for (headers, status) in [
+        (vec![gzip("gzip"), known(&etag)], 304),
+        (vec![known(&etag)], 200),
+        (vec![gzip("gzip"), known(plain.header("etag"))], 200),
+        (vec![gzip("gzip;q=0"), known(plain.header("etag"))], 304),
+    ] {
+        let again = app.send("GET", "/js/main.js", &headers, "").await;
+        assert_eq!(again.status, status, "{headers:?}");
+        assert_eq!(again.header("vary"), "accept-encoding");
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn a_number_is_read_or_refused_with_its_reason() {
     let app = start().await;
     let answer = app
@@ -43,6 +75,7 @@ async fn a_number_is_read_or_refused_with_its_reason() {
         .await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(answer.header("hairpin-number"), "+7 900 123-45-67");
     assert_eq!(
         answer.json(),
         json!({"e164": "+79001234567", "country": "RU", "kind": "mobile", "masked": "79001***567"})

@@ -1,0 +1,40 @@
+//! The page's door: a key typed, a wrong one refused in words, and out again.
+
+use crate::chrome::Look;
+use crate::desk::Desk;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_can_be_typed_and_a_wrong_one_is_refused_in_words() {
+    let mut desk = Desk::closed(&[], Look::default()).await;
+    // The page finds out that it is not logged in, and the wrong key is refused.
+    desk.expected = vec!["401 /api/v1/sessions", "401 /login"];
+    let page = &desk.page;
+    page.go(&format!("http://{}/", desk.rig.address)).await;
+    desk.face("login").await;
+    assert_eq!(page.focus().await, "access-key");
+    page.picture("login-en-1280-light").await;
+    page.type_in("#access-key", "not-the-key").await;
+    page.click("#login-button").await;
+    page.shows("#error-text", "This key does not fit").await;
+    assert_eq!(page.focus().await, "access-key", "ready for another try");
+    page.picture("login-refused-en-1280-light").await;
+
+    page.type_in("#access-key", &desk.rig.key).await;
+    page.press("\u{e007}").await;
+    desk.face("unlinked").await;
+    assert_eq!(page.text("#error").await, "");
+    assert_eq!(
+        page.value("document.getElementById('access-key').value")
+            .await,
+        ""
+    );
+    page.reload().await;
+    desk.face("unlinked").await;
+
+    page.click("#logout").await;
+    desk.face("login").await;
+    page.reload().await;
+    desk.face("login").await;
+    assert_eq!(page.text("footer").await, "", "strangers see no sessions");
+    desk.leave().await;
+}
