@@ -279,22 +279,26 @@ async fn flip_all(small: &Small, some: usize) -> BTreeMap<Outcome, usize> {
 #[tokio::test]
 async fn a_flipped_byte_of_the_store_is_found_or_does_not_matter() {
     let small = Small::new(End::Closed).await;
-    let all = in_use(&small.store);
-    let stride = if long() { 1 } else { all.len() / SOME };
-    // The file's own head is worth every byte.
-    let head = all.iter().copied().take_while(|&at| at < 512);
-    let body = all.iter().copied().skip(512).step_by(stride.max(1));
-    let home: TempDir = folder();
-    let mut seen: BTreeMap<Outcome, usize> = BTreeMap::new();
-    for at in head.chain(body) {
-        let store = flipped(&small.store, at);
-        let what = format!("store byte {at}");
-        let outcome = small.try_out(home.path(), &what, &store, &small.keys).await;
-        *seen.entry(outcome).or_default() += 1;
-    }
-    println!("{} bytes in use, every {stride}.: {seen:?}", all.len());
+    let seen = flip_all(&small, SOME).await;
     assert!(seen[&Outcome::Right] > 0, "what is not in use may change");
-    assert!(seen[&Outcome::Refused] > 500, "what is in use may not");
+    assert!(seen[&Outcome::Refused] > SOME / 4, "what is in use may not");
+}
+
+/// The file of a killed program: whatever does not open of its last commit looks as if the power had gone in it.
+#[tokio::test]
+async fn a_flipped_byte_after_a_kill_costs_the_last_write_at_most() {
+    let small = Small::new(End::AfterWrite).await;
+    let seen = flip_all(&small, SOME / 2).await;
+    assert!(seen[&Outcome::Refused] > SOME / 8, "what is in use may not");
+}
+
+/// What is before the last commit has no key any more.
+#[tokio::test]
+async fn a_flipped_byte_after_a_wipe_and_a_kill_brings_nothing_back() {
+    let small = Small::new(End::AfterWipe).await;
+    let seen = flip_all(&small, SOME / 2).await;
+    assert_eq!(seen.get(&Outcome::Before), None, "the old link is gone");
+    assert!(seen[&Outcome::Refused] > SOME / 8, "what is in use may not");
 }
 
 #[tokio::test]
