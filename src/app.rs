@@ -21,7 +21,7 @@ use crate::session::{
     self, Asker, CodeRequest, PairingCode, RequestError, SessionEvent, Sessions, State, Status,
     View,
 };
-use crate::store::{OpenError, Options, Store, WrappingKey};
+use crate::store::{Disk, Folder, OpenError, Options, Store, WrappingKey};
 use crate::web::{self, Counts, Web, WebSettings};
 use crate::words::Lang;
 use crate::{systemd, telemetry};
@@ -123,8 +123,17 @@ impl Appliance {
     /// # Errors
     /// What keeps it from starting, with its exit code.
     pub async fn start(settings: Settings) -> Result<Self, ExitError> {
+        let disk = Arc::new(Folder::new(&settings.data_dir));
+        Self::start_on(settings, disk).await
+    }
+
+    /// The same with the store on a disk of one's own; no setting leads here.
+    ///
+    /// # Errors
+    /// What keeps it from starting, with its exit code.
+    pub async fn start_on(settings: Settings, disk: Arc<dyn Disk>) -> Result<Self, ExitError> {
         let metrics = Arc::new(Metrics::new());
-        let opened = open_store(&settings.data_dir, &metrics)?;
+        let opened = open_store(disk, &metrics)?;
         let access = Access::open(&settings.data_dir)
             .map_err(|error| ExitError::failed(error.to_string()))?;
         let access = Arc::new(access);
@@ -228,7 +237,7 @@ impl Appliance {
 
 /// The store, or why the page has to say that there is none. Another process's store is no page's affair.
 fn open_store(
-    folder: &Path,
+    disk: Arc<dyn Disk>,
     metrics: &Arc<Metrics>,
 ) -> Result<Result<Store, OpenError>, ExitError> {
     let wrapping_key = std::env::var_os("CREDENTIALS_DIRECTORY")
@@ -246,7 +255,8 @@ fn open_store(
         on_commit: Some(Arc::new(move |took| timed.committed(took))),
         ..Options::default()
     };
-    match Store::open(folder, options) {
+    let folder = disk.folder().to_owned();
+    match Store::open_on(disk, options) {
         Err(OpenError::InUse) => Err(ExitError {
             code: 3,
             message: format!(
