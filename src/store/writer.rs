@@ -319,7 +319,9 @@ impl Scribe {
             self.sweep = Some(Instant::now() + SWEEP_AFTER);
         }
         if outcome.shaky {
+            // Before anybody is answered: this handle still shows what was there before.
             self.shared.unwell.store(true, Ordering::SeqCst);
+            self.mend();
         }
         for ((job, _), result) in batch.into_iter().zip(outcome.results) {
             // A wipe is acknowledged only once the old key is gone as well.
@@ -535,17 +537,25 @@ impl Scribe {
         swept.is_ok()
     }
 
+    /// Leaves the file as it should be. What fails is tried once more: whoever opens the file next would take for
+    /// durable what a failed sync has lost.
     fn finish(&mut self) {
-        if self.is_ill() {
-            self.mend();
+        let mut last = Ok(());
+        for _ in 0..2 {
+            if self.is_ill() {
+                self.mend();
+            }
+            if self.sweep.is_some() && self.sweep_out() {
+                self.sweep = None;
+            }
+            let ill = self.is_ill();
+            let database = self.shared.database_alone().take();
+            last = database.map_or(Ok(()), Database::close);
+            if last.is_ok() && !ill {
+                return;
+            }
         }
-        if self.sweep.is_some() {
-            self.sweep_out();
-        }
-        let database = self.shared.database_alone().take();
-        if let Some(database) = database
-            && let Err(error) = database.close()
-        {
+        if let Err(error) = last {
             warn!(%error, "the store was not closed cleanly; it is repaired at the next start");
         }
     }

@@ -24,6 +24,8 @@ struct Run {
     states: Vec<State>,
     /// After so many operations, the link of this epoch is gone.
     wiped: Vec<(usize, u64)>,
+    /// So many events lie too far back to cut at.
+    settled: usize,
 }
 
 /// A record, as the disk is taken to have kept it.
@@ -87,6 +89,7 @@ async fn run(random: &mut StdRng, length: usize) -> Run {
         events: lab.events(),
         states,
         wiped,
+        settled: 0,
     }
 }
 
@@ -201,13 +204,13 @@ async fn cut(
 ) -> (usize, Result<(), String>) {
     let events: Vec<&Event> = run.events.iter().filter(|event| kept(run, event)).collect();
     // Most of them where most is under way: just before a sync.
-    let syncs: Vec<usize> = (0..events.len())
+    let syncs: Vec<usize> = (run.settled..events.len())
         .filter(|at| matches!(events[*at], Event::Sync { .. } | Event::SyncNames))
         .collect();
     let mut moments: Vec<usize> = (0..images)
         .map(|_| {
             if syncs.is_empty() || random.random_ratio(2, 5) {
-                random.random_range(0..events.len())
+                random.random_range(run.settled..events.len())
             } else {
                 syncs[random.random_range(0..syncs.len())]
             }
@@ -292,6 +295,7 @@ async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
         events: lab.events(),
         states: vec![State::default()],
         wiped: Vec::new(),
+        settled: 0,
     };
     let mut disk = Cut::default();
     let mut marks = None;
@@ -341,6 +345,7 @@ async fn a_power_cut_during_the_start_after_a_power_cut_loses_nothing_either() {
         let image = disk.image(Kind::Subset, &mut random);
         // What was found is durable now; the start goes on from there, and is on record.
         let lab = Lab::recording_on(image);
+        let settled = lab.events().len();
         let store = Store::open_on(lab.arc(), options()).expect("opened");
         let state = look(&store).await.expect("readable");
         lab.mark(0, 0);
@@ -356,6 +361,7 @@ async fn a_power_cut_during_the_start_after_a_power_cut_loses_nothing_either() {
             events: lab.events(),
             states: vec![state, after],
             wiped: gone.into_iter().map(|epoch| (1, epoch)).collect(),
+            settled,
         };
         let (images, found) = cut(&second, &mut random, 20, all).await;
         looked += images;

@@ -10,12 +10,12 @@ use crate::store::tables::Family;
 use crate::store::tx::Rows;
 use crate::store::{NewLink, Options, Store};
 
-fn next(line: &str) -> Option<NewLink> {
-    Some(NewLink {
+fn next(line: &str) -> NewLink {
+    NewLink {
         line: line.to_owned(),
         intended: line.to_owned(),
         now: 5,
-    })
+    }
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn within_a_second_of_a_wipe_even_its_sealed_bytes_are_out_of_the_file() {
     let mut links = Vec::new();
     for session in ["salon", "second", "third"] {
         let wiped = store
-            .replace_link(session, None, next("79001234567"), vec![])
+            .replace_link(session, None, Some(next("79001234567")), vec![])
             .await
             .expect("opened");
         links.push((session, wiped.link.expect("a link").epoch));
@@ -123,7 +123,7 @@ async fn within_a_second_of_a_wipe_even_its_sealed_bytes_are_out_of_the_file() {
     assert_eq!(old.len(), 240);
     assert!(found(folder.path(), &old) >= 240);
     store
-        .replace_link("second", Some(epoch), next("79007654321"), vec![])
+        .replace_link("second", Some(epoch), Some(next("79007654321")), vec![])
         .await
         .expect("wiped");
     let wiped = Instant::now();
