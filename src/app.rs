@@ -1,8 +1,9 @@
 //! Owns the start order and the stop order of the appliance, one screen each.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -12,10 +13,11 @@ use tokio::sync::{broadcast, watch};
 use tracing::{info, warn};
 
 use crate::access::Access;
-use crate::cli::ExitError;
 use crate::config::Settings;
+use crate::control;
 use crate::error::Code;
-use crate::link::{Connector, Versions};
+use crate::exit::ExitError;
+use crate::link::{Connector, VersionSource, Versions, WhatsAppPage};
 use crate::metrics::Metrics;
 use crate::session::{
     self, Asker, CodeRequest, PairingCode, RequestError, SessionEvent, Sessions, State, Status,
@@ -30,12 +32,16 @@ use crate::{systemd, telemetry};
 const VERSION_EVERY: Duration = Duration::from_hours(24);
 /// How long a blocking look-up may hold up the end of the process.
 const LAST_TASKS: Duration = Duration::from_millis(200);
+/// How long a store may be held by somebody who only looks into it, or by an appliance that has just been stopped.
+const HELD: Duration = Duration::from_secs(1);
 /// The companion version's name among the store's settings.
 const VERSION: &str = "companion_version";
 /// The logins' name among the store's settings.
 const LOGINS: &str = "logins";
 /// How old the kept times of the logins' last use may be.
 const LOGINS_EVERY: Duration = Duration::from_mins(30);
+/// When to try again what could not be written.
+const LOGINS_AGAIN: Duration = Duration::from_secs(10);
 
 /// Runs the appliance until it is told to stop.
 ///
@@ -59,9 +65,9 @@ pub fn serve(settings: Settings, open_key: bool) -> Result<(), ExitError> {
         let mut terminate = signal(SignalKind::terminate())
             .map_err(|error| ExitError::failed(format!("signals cannot be received: {error}")))?;
         let appliance = Appliance::start(settings).await?;
-        println!("Hairpin is at {}", appliance.address());
+        announce(&format!("Hairpin is at {}", appliance.address()));
         if open_key {
-            println!("Open it with {}", appliance.open_address());
+            announce(&format!("Open it with {}", appliance.open_address()));
         }
         systemd::ready();
         tokio::select! {
@@ -77,27 +83,10 @@ pub fn serve(settings: Settings, open_key: bool) -> Result<(), ExitError> {
     result
 }
 
-/// Prints the access key, or a new one.
-///
-/// # Errors
-/// When there is none yet, or it cannot be read or replaced.
-pub fn access_key(settings: &Settings, rotate: bool) -> Result<(), ExitError> {
-    let failed = |error: crate::access::AccessError| ExitError::failed(error.to_string());
-    let key = if rotate {
-        Access::replace(&settings.data_dir).map_err(failed)?
-    } else {
-        Access::read(&settings.data_dir).map_err(failed)?.ok_or_else(|| {
-            ExitError {
-                code: 5,
-                message: format!(
-                    "there is no access key in {} yet; `hairpin serve` makes one at its first start",
-                    settings.data_dir.display()
-                ),
-            }
-        })?
-    };
-    println!("{}", key.reveal());
-    Ok(())
+/// Says something to whoever started the program. A closed output is that reader's own wish.
+fn announce(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 /// The running appliance.
@@ -106,6 +95,8 @@ pub struct Appliance {
     address: String,
     stop: watch::Sender<bool>,
     web: tokio::task::JoinHandle<()>,
+    /// None where the disk had no room for it.
+    control: Option<control::Server>,
     running: Option<Running>,
 }
 
@@ -133,7 +124,7 @@ impl Appliance {
     /// What keeps it from starting, with its exit code.
     pub async fn start_on(settings: Settings, disk: Arc<dyn Disk>) -> Result<Self, ExitError> {
         let metrics = Arc::new(Metrics::new());
-        let opened = open_store(disk, &metrics)?;
+        let opened = open_store(disk, &metrics).await?;
         let access = Access::open(&settings.data_dir)
             .map_err(|error| ExitError::failed(error.to_string()))?;
         let access = Arc::new(access);
@@ -146,7 +137,9 @@ impl Appliance {
         let bound = listener
             .local_addr()
             .map_err(|error| ExitError::failed(format!("the page has no address: {error}")))?;
+        let control = bind_control(&settings.control_socket)?;
         let counts = Arc::new(Counts::default());
+        let mut fault = None;
         let (port, running): (Arc<dyn web::Sessions>, Option<Running>) = match opened {
             Ok(store) => {
                 if let Ok(Some(kept)) = store.setting(LOGINS) {
@@ -163,6 +156,8 @@ impl Appliance {
             }
             Err(error) => {
                 tracing::error!(%error, "the store cannot be used; the page says so");
+                metrics.state(session::DEFAULT, State::StoreUnavailable.as_str());
+                fault = Some(ExitError::of_store(&settings.data_dir, &error));
                 (
                     Arc::new(Unavailable {
                         metrics,
@@ -172,6 +167,15 @@ impl Appliance {
                 )
             }
         };
+        let control = control.map(|socket| {
+            socket.serve(control::House {
+                sessions: Arc::clone(&port),
+                access: Arc::clone(&access),
+                check: check(running.as_ref(), fault.clone()),
+                fault,
+                grace: settings.code_grace,
+            })
+        });
         let web = Arc::new(Web::new(
             port,
             Arc::clone(&access),
@@ -186,6 +190,7 @@ impl Appliance {
             address: format!("http://{bound}/"),
             stop,
             web,
+            control,
             running,
         })
     }
@@ -221,26 +226,62 @@ impl Appliance {
         };
         let rest = async {
             if let Some(running) = self.running {
-                if let Some(versions) = running.versions {
-                    versions.abort();
-                }
-                running.sessions.stop().await;
-                running.logins.abort();
-                put_logins(&self.access, &running.store).await;
-                running.store.close().await;
+                running.stop(&self.access).await;
             }
         };
-        tokio::join!(web, rest);
+        let control = async {
+            if let Some(control) = self.control {
+                control.stop().await;
+            }
+        };
+        tokio::join!(web, control, rest);
         info!("stopped");
     }
 }
 
-/// The store, or why the page has to say that there is none. Another process's store is no page's affair.
-fn open_store(
-    disk: Arc<dyn Disk>,
-    metrics: &Arc<Metrics>,
-) -> Result<Result<Store, OpenError>, ExitError> {
-    let wrapping_key = std::env::var_os("CREDENTIALS_DIRECTORY")
+impl Running {
+    async fn stop(self, access: &Access) {
+        if let Some(versions) = self.versions {
+            versions.abort();
+        }
+        self.sessions.stop().await;
+        self.logins.abort();
+        put_logins(access, &self.store).await;
+        self.store.close().await;
+    }
+}
+
+/// The control socket. A disk that takes nothing keeps no link down: the appliance then runs without a terminal.
+fn bind_control(path: &Path) -> Result<Option<control::Socket>, ExitError> {
+    match control::bind(path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if error.is_disk() => {
+            tracing::error!(%error, "no command can reach this appliance until its next start");
+            Ok(None)
+        }
+        Err(error) => Err(ExitError::wrong_use(error.to_string())),
+    }
+}
+
+/// Verifies the store that is in use, for whoever asks over the control socket.
+fn check(running: Option<&Running>, fault: Option<ExitError>) -> control::CheckStore {
+    let store = running.map(|running| running.store.clone());
+    Box::new(move || match (&store, &fault) {
+        (Some(store), _) => store
+            .check()
+            .map(|()| serde_json::json!({ "readable": true }))
+            .map_err(|error| ExitError::failed(error.to_string())),
+        (None, Some(fault)) => Err(fault.clone()),
+        (None, None) => Err(ExitError::failed("there is no store")),
+    })
+}
+
+/// The key that systemd gives, if it gives one.
+///
+/// # Errors
+/// When it is there and cannot be used.
+pub fn wrapping_key() -> Result<Option<WrappingKey>, ExitError> {
+    std::env::var_os("CREDENTIALS_DIRECTORY")
         .map_or(Ok(None), |given| {
             WrappingKey::from_folder(Some(Path::new(&given)))
         })
@@ -248,22 +289,36 @@ fn open_store(
             ExitError::wrong_use(format!(
                 "the credential hairpin-key cannot be used: {error}"
             ))
-        })?;
+        })
+}
+
+/// The store, or why the page has to say that there is none. Another process's store is no page's affair.
+async fn open_store(
+    disk: Arc<dyn Disk>,
+    metrics: &Arc<Metrics>,
+) -> Result<Result<Store, OpenError>, ExitError> {
     let timed = Arc::clone(metrics);
     let options = Options {
-        wrapping_key,
+        wrapping_key: wrapping_key()?,
         on_commit: Some(Arc::new(move |took| timed.committed(took))),
         ..Options::default()
     };
     let folder = disk.folder().to_owned();
-    match Store::open_on(disk, options) {
-        Err(OpenError::InUse) => Err(ExitError {
-            code: 3,
-            message: format!(
-                "the store in {} is in use by another process; is the appliance running already? stop it first",
-                folder.display()
-            ),
-        }),
+    let patience = Instant::now() + HELD;
+    let opened = loop {
+        match Store::open_on(Arc::clone(&disk), options.clone()) {
+            Err(OpenError::InUse) if Instant::now() < patience => {
+                tokio::time::sleep(HELD / 20).await;
+            }
+            opened => break opened,
+        }
+    };
+    match opened {
+        Err(OpenError::InUse) => Err(ExitError::in_use(format!(
+            "the store in {} is in use by {}; is the appliance running already? stop it first",
+            folder.display(),
+            holder(&folder)
+        ))),
         // Without a folder there is no place for an access key either.
         Err(OpenError::Io(error)) if !folder.is_dir() => Err(ExitError::failed(format!(
             "the folder {} cannot be made: {error}; make it, or choose another with --data-dir",
@@ -271,6 +326,15 @@ fn open_store(
         ))),
         other => Ok(other),
     }
+}
+
+/// Who has a store, in words.
+#[must_use]
+pub fn holder(folder: &Path) -> String {
+    Store::holder(folder).map_or_else(
+        || "another process".to_owned(),
+        |process| format!("process {process}"),
+    )
 }
 
 async fn run(
@@ -285,7 +349,9 @@ async fn run(
         .flatten()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let own_server = settings.whatsapp_url.is_some();
-    let versions = Versions::new(kept);
+    // A server of one's own has its own idea of versions, and nobody else is to hear of it.
+    let source = (!own_server).then(|| Arc::new(WhatsAppPage::default()) as Arc<dyn VersionSource>);
+    let versions = Versions::with_source(kept, source);
     let connector = Connector::new(settings.whatsapp_url.clone(), Arc::clone(&versions));
     let sessions = Sessions::start(
         store.clone(),
@@ -301,7 +367,6 @@ async fn run(
     )
     .await
     .map_err(|error| ExitError::failed(format!("the store cannot be used: {error}")))?;
-    // A server of one's own has its own idea of versions, and nobody else is to hear of it.
     let versions = (!own_server).then(|| tokio::spawn(keep_version(versions, store.clone())));
     let logins = tokio::spawn(keep_logins(Arc::clone(access), store.clone()));
     Ok(Running {
@@ -314,17 +379,27 @@ async fn run(
 
 /// Keeps the logins in the store, so that a restart sends nobody back to the door.
 async fn keep_logins(access: Arc<Access>, store: Store) {
+    let mut changes = access.keep_logins();
+    let mut every = LOGINS_EVERY;
     loop {
         // Either way there is something to write: a change, or when each was last used.
-        let _ = tokio::time::timeout(LOGINS_EVERY, access.changed()).await;
-        put_logins(&access, &store).await;
+        let _ = tokio::time::timeout(every, changes.changed()).await;
+        every = if put_logins(&access, &store).await {
+            LOGINS_EVERY
+        } else {
+            LOGINS_AGAIN
+        };
     }
 }
 
-async fn put_logins(access: &Access, store: &Store) {
-    if let Err(error) = store.put_setting(LOGINS, access.kept_logins()).await {
-        warn!(%error, "the logins were not kept; after a restart the page asks for the key");
+async fn put_logins(access: &Access, store: &Store) -> bool {
+    let (change, logins) = access.kept_logins();
+    let put = store.put_setting(LOGINS, logins).await;
+    if let Err(error) = &put {
+        warn!(%error, "the logins were not kept; until they are, a restart forgets who came in and who left");
     }
+    access.logins_were_kept(change);
+    put.is_ok()
 }
 
 /// Looks the companion version up in the background: a connection never waits for it.

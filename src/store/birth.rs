@@ -6,7 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use redb::{Builder, Database, DatabaseError, TableDefinition};
+use redb::{Builder, Database, DatabaseError, StorageBackend, TableDefinition};
 
 use super::Epoch;
 use super::disk::Disk;
@@ -127,10 +127,17 @@ fn first_commit(database: &Database, keys: &Keys) -> Result<(), OpenError> {
 /// Opens an existing file: checked, with a small cache, and never made anew.
 fn open_database(place: &Place) -> Result<Database, OpenError> {
     let file = place.disk.open(FILE)?;
-    let file = Undoing::new(file, Arc::clone(&place.header));
+    open_backend(place, Undoing::new(file, Arc::clone(&place.header)))
+}
+
+/// Opens what a backend holds, in the same way. redb would make a new store of an empty one: never an empty start.
+pub(super) fn open_backend(
+    place: &Place,
+    backend: impl StorageBackend,
+) -> Result<Database, OpenError> {
     // redb asserts in places what a damaged file does not keep to.
     let database = catch_unwind(AssertUnwindSafe(|| {
-        builder(place).create_with_backend(file)
+        builder(place).create_with_backend(backend)
     }))
     .map_err(|_| OpenError::Damaged("the file's checks fail"))?
     .map_err(database_error)?;

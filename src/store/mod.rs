@@ -8,6 +8,7 @@ mod error;
 mod journal;
 mod keys;
 mod links;
+mod look;
 mod record;
 mod rows;
 mod seal;
@@ -40,6 +41,7 @@ pub use error::{OpenError, StoreError};
 pub use journal::{JournalEntry, JournalWhat};
 pub use keys::WrappingKey;
 pub use links::{Ended, EndedReason, Halted, HaltedReason, LinkRow, Linked, NewLink};
+pub use look::Hold;
 
 const SESSIONS: Table = Table::House(House::Sessions);
 const SETTINGS: Table = Table::House(House::Settings);
