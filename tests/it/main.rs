@@ -24,6 +24,7 @@ mod store_flips;
 mod store_lab;
 mod store_model;
 mod store_rows;
+mod store_small;
 mod store_support;
 mod store_traits;
 mod supervision;
