@@ -16,7 +16,7 @@ use crate::store_support::{
 };
 
 /// How often each reading method is drawn: whatever could have been stored is asked for.
-const DRAWS: usize = 100;
+const DRAWS: usize = 300;
 /// So many of the questions are asked of a tampered store where there is no time for all; others each time.
 const SAMPLE: usize = 25;
 /// Where redb's header says how the file is divided. A repair works that out anew from the file's length.
