@@ -1,10 +1,10 @@
 //! Owns a small store whose files are tampered with, everything that it can be asked, and the judgement of what it then says:
 //! right or a typed error, never an empty start, never a panic, and nothing thrown away.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hairpin::store::{JournalEntry, JournalWhat, OpenError, Options, Store, StoreError};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
@@ -32,7 +32,7 @@ pub struct Small {
     pub answers: Answers,
     /// Before the last commit, where the store was not closed after it.
     before: Option<Answers>,
-    turn: Cell<usize>,
+    turn: AtomicUsize,
 }
 
 /// How the files of a small store came to lie there.
@@ -162,7 +162,7 @@ impl Small {
             questions,
             answers,
             before,
-            turn: Cell::new(0),
+            turn: AtomicUsize::new(0),
         }
     }
 
@@ -214,8 +214,8 @@ impl Small {
                 Outcome::Refused
             }
             Ok(opened) => {
-                let some = self.questions.iter().skip(self.turn.get() % step);
-                self.turn.set(self.turn.get() + 1);
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+                let some = self.questions.iter().skip(turn % step);
                 let answers = ask(&opened, some.step_by(step)).await;
                 let differs = |right: &Answers| {
                     let mut answers = answers.iter().filter(|(_, answer)| answer.is_ok());
