@@ -67,8 +67,29 @@ pub(super) trait Rows {
         let name = table.name();
         match self.raw_get(&name, row)? {
             None => Ok(None),
-            Some(sealed) => self.key(table)?.open(&name, row, &sealed).map(Some),
+            Some(sealed) => self
+                .open(table, &name, &*self.key(table)?, row, &sealed)
+                .map(Some),
         }
+    }
+
+    /// Opens a value of a table with the table's key, and what goes with a link with that link's as well.
+    fn open(
+        &self,
+        table: Table,
+        name: &str,
+        key: &DataKey,
+        row: &[u8],
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, StoreError> {
+        let value = key.open(name, row, sealed)?;
+        if !table.goes_with_a_link() {
+            return Ok(value);
+        }
+        let (epoch, sealed) = value.split_first_chunk().ok_or(StoreError::Damaged)?;
+        self.key_of(Epoch(u64::from_be_bytes(*epoch)))
+            .ok_or(StoreError::Damaged)?
+            .open(name, row, sealed)
     }
 
     fn has(&self, table: Table, row: &[u8]) -> Result<bool, StoreError> {
@@ -107,7 +128,7 @@ pub(super) trait Rows {
         let key = self.key(table)?;
         rows.into_iter()
             .map(|(row, sealed)| {
-                let value = key.open(&name, &row, &sealed)?;
+                let value = self.open(table, &name, &key, &row, &sealed)?;
                 Ok((row, value))
             })
             .collect()
@@ -295,6 +316,19 @@ impl<'t> Writer<'t> {
             open.insert(row.as_ref(), sealed.as_slice())?;
         }
         Ok(())
+    }
+
+    /// What the house knows of a link: sealed under the link's key first, so that it goes with it.
+    pub(super) fn put_of_link(
+        &self,
+        epoch: Epoch,
+        table: Table,
+        row: &[u8],
+        value: &[u8],
+    ) -> Result<(), StoreError> {
+        let key = self.key_of(epoch).ok_or(StoreError::StaleEpoch)?;
+        let sealed = key.seal(&table.name(), row, value)?;
+        self.put(table, row, &[&epoch.0.to_be_bytes()[..], &sealed].concat())
     }
 
     /// Removes a row; whether there was one.
