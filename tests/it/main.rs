@@ -21,6 +21,7 @@ mod store_differential;
 mod store_faults;
 mod store_fencing;
 mod store_flips;
+mod store_gone;
 mod store_lab;
 mod store_model;
 mod store_rows;
