@@ -353,9 +353,9 @@ impl<'t> Writer<'t> {
         Ok(())
     }
 
-    /// The file has been compacted.
-    pub(super) fn swept(&self) -> Result<(), StoreError> {
-        self.delete(SWEEP.0, SWEEP.1).map(|_| ())
+    /// The file has been compacted; whether it was to be.
+    pub(super) fn swept(&self) -> Result<bool, StoreError> {
+        self.delete(SWEEP.0, SWEEP.1)
     }
 }
 

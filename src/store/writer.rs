@@ -529,7 +529,7 @@ impl Scribe {
             sweep(database, &self.shared.place)
         }))
         .unwrap_or(Err(StoreError::Fault))
-        .and_then(|()| commit_alone(&self.shared, |writer| writer.swept()));
+        .and_then(|()| commit_alone(&self.shared, |writer| writer.swept().map(drop)));
         if let Err(error) = swept {
             warn!(%error, "what a wipe left was not swept out of the file; it is tried again");
             self.shared.unwell.store(true, Ordering::SeqCst);
