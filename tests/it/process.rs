@@ -310,6 +310,66 @@ async fn serve_says_where_it_is_and_stops_clean_on_both_signals() {
     }
 }
 
+#[test]
+fn the_key_is_never_printed_into_the_journal() {
+    use std::os::unix::fs::MetadataExt;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let journal = std::fs::File::create(folder.path().join("journal")).expect("a file");
+    let about = journal.metadata().expect("there");
+    let out = hairpin(
+        &["serve", "--listen", "127.0.0.1:0", "--open-key"],
+        folder.path(),
+    )
+    .env("JOURNAL_STREAM", format!("{}:{}", about.dev(), about.ino()))
+    .stdout(journal)
+    .output()
+    .expect("run");
+    assert_eq!(out.status.code(), Some(2));
+    let said = text(&out.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("hairpin access-key"), "{said}");
+    let journal = std::fs::read(folder.path().join("journal")).expect("readable");
+    assert!(journal.is_empty());
+    assert!(!folder.path().join(".local").exists(), "nothing was begun");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_in_the_environment_is_nobodys_default() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sim = Sim::start().await;
+    let names = [
+        "PHONE",
+        "PHONE_NUMBER",
+        "NUMBER",
+        "PAIRING_PHONE",
+        "PAIRING_NUMBER",
+        "DEFAULT_PHONE",
+    ];
+    for name in names {
+        let name = format!("HAIRPIN_{name}");
+        // A variable that nothing reads is either refused at the start or has no effect.
+        let serve = Serve::start(
+            folder.path(),
+            &sim.url(),
+            &[(&name, CANARY), ("PHONE_NUMBER", CANARY)],
+        );
+        for body in ["{}", r#"{"phoneNumber":null}"#, r#"{"phoneNumber":""}"#] {
+            let (status, problem) = serve
+                .ask("POST", "/api/v1/sessions/salon/pairing-code", body)
+                .await
+                .expect("answered");
+            assert!(
+                (400..500).contains(&status),
+                "{name} {body}: {status} {problem}"
+            );
+        }
+        serve.signal(rustix::process::Signal::TERM);
+        assert_eq!(serve.ended(), Some(0));
+    }
+    assert_eq!(sim.total_connections(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_store_keeps_the_page_up_and_is_left_where_it_is() {
     let folder = tempfile::tempdir().expect("a folder");
