@@ -247,16 +247,17 @@ fn the_phone_command_answers_standard_input_line_by_line() {
         .stdin
         .take()
         .expect("piped")
-        .write_all(b"89001234567\n123\n5511987654321\n")
+        .write_all(b"89001234567\r\n\xff\xfe\n123\n5511987654321")
         .expect("written");
     let output = child.wait_with_output().expect("ended");
     let answers = text(&output.stdout);
     let lines: Vec<&str> = answers.lines().collect();
-    assert_eq!(lines.len(), 3, "one answer a line");
+    assert_eq!(lines.len(), 4, "one answer a line");
     assert!(
         lines[0].starts_with("+79001234567")
             && lines[1].starts_with("refused: ")
-            && lines[2].contains("BR")
+            && lines[2].starts_with("refused: ")
+            && lines[3].contains("BR")
     );
     assert_eq!(output.status.code(), Some(2));
 }
