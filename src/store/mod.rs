@@ -182,6 +182,14 @@ impl Store {
         self.shared.health().map_or(Ok(()), Err)
     }
 
+    /// Whether nothing of wiped links is left in the file, not even the sealed bytes that no key opens any more.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn is_swept(&self) -> Result<bool, StoreError> {
+        self.read(|rows| rows.wants_sweep().map(|wanted| !wanted))
+    }
+
     /// The store's file.
     #[must_use]
     pub fn file(&self) -> PathBuf {

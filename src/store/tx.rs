@@ -365,7 +365,9 @@ impl<'t> Writer<'t> {
             .into_iter()
             .map(|(key, _)| key)
             .collect();
-        self.delete_all(table, &keys)?;
+        if !keys.is_empty() {
+            self.delete_all(table, &keys)?;
+        }
         Ok(keys)
     }
 
@@ -387,9 +389,9 @@ impl<'t> Writer<'t> {
         Ok(())
     }
 
-    /// The file has been compacted.
-    pub(super) fn swept(&self) -> Result<(), StoreError> {
-        self.delete(SWEEP.0, SWEEP.1).map(|_| ())
+    /// The file has been compacted; whether it was to be.
+    pub(super) fn swept(&self) -> Result<bool, StoreError> {
+        self.delete(SWEEP.0, SWEEP.1)
     }
 }
 

@@ -128,12 +128,12 @@ impl Cut {
             change(files.entry(file_of(event)).or_default(), event);
         }
         let mut names = self.names.clone();
-        let named = match kind {
+        let renamed = match kind {
             Kind::Nothing | Kind::NoNames => 0,
             Kind::Everything => self.pending_names.len(),
             _ => random.random_range(0..=self.pending_names.len()),
         };
-        for event in &self.pending_names[..named] {
+        for event in &self.pending_names[..renamed] {
             name(&mut names, event);
         }
         names

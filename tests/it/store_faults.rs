@@ -1,12 +1,13 @@
 //! Every call that the store makes of its disk, broken once: the request hears of it, nothing acknowledged is lost,
 //! nothing refused turns up, and the store goes on by itself.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hairpin::store::{OpenError, Options, Store, StoreError};
+use hairpin::store::{Folder, OpenError, Options, Store, StoreError};
 
 use crate::store_cut::{Cut, Kind};
-use crate::store_lab::{Fault, Lab};
+use crate::store_lab::{Breaking, Fault, Lab, Plan};
 use crate::store_model::{NOW, Op, State, difference, look, perform, random};
 
 /// Longer than any step may take on a busy machine.
@@ -62,6 +63,18 @@ async fn well(store: &Store) {
     while let Err(error) = store.check() {
         assert!(started.elapsed() < PATIENCE, "never well again: {error}");
         tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// What the store holds once it can be used. Background work may meet the broken call after the store was well.
+async fn seen_well(store: &Store) -> State {
+    let started = Instant::now();
+    loop {
+        well(store).await;
+        match look(store).await {
+            Ok(seen) => return seen,
+            Err(error) => assert!(started.elapsed() < PATIENCE, "never readable: {error}"),
+        }
     }
 }
 
@@ -138,9 +151,7 @@ async fn broken(fault: Fault, at: u64, lasting: bool) -> bool {
         }
         if lab.plan.hits() > before {
             lab.plan.heal();
-            well(&store).await;
-            let seen = look(&store).await.expect("readable again");
-            assert_same(&seen, &state, &name(number));
+            assert_same(&seen_well(&store).await, &state, &name(number));
         }
         if let Step::Do(op) = &step
             && refused
@@ -154,8 +165,7 @@ async fn broken(fault: Fault, at: u64, lasting: bool) -> bool {
     let hit = lab.plan.hits() > 0;
     lab.plan.heal();
     let store = open_store.expect("open");
-    well(&store).await;
-    assert_same(&look(&store).await.expect("readable"), &state, &name(98));
+    assert_same(&seen_well(&store).await, &state, &name(98));
     let cut = durable(&lab);
     let after = open(&cut).unwrap_or_else(|error| panic!("{}: {error}", name(97)));
     let seen = look(&after).await.expect("readable");
@@ -212,4 +222,34 @@ async fn a_disk_that_stays_broken_is_told_at_once_and_used_again_once_it_is_mend
     break_each(Fault::Io, true, 29).await;
     break_each(Fault::Full, true, 29).await;
     break_each(Fault::ReadOnly, true, 29).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_folders_store_is_used_again_once_its_disk_takes_something() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plan = Arc::new(Plan::default());
+    let disk = Breaking::new(Folder::new(folder.path()), &plan);
+    let store = Store::open_on(disk, Options::default()).expect("made");
+    let mut state = State::default();
+    for (round, fault) in [Fault::Full, Fault::ReadOnly, Fault::Io, Fault::Short]
+        .into_iter()
+        .enumerate()
+    {
+        plan.lasting(fault, 0);
+        let op = Op::Setting("one", vec![u8::try_from(round).expect("few"); 9_000]);
+        let refused = within("an operation", perform(&store, &op)).await;
+        assert_eq!(refused, Err(StoreError::Disk), "{fault:?}");
+        assert_eq!(store.check(), Err(StoreError::Disk), "{fault:?}");
+        plan.heal();
+        well(&store).await;
+        let seen = look(&store).await.expect("readable");
+        assert_same(&seen, &state, &format!("after {fault:?}"));
+        let again = within("an operation", perform(&store, &op)).await;
+        again.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        state.apply(&op);
+    }
+    store.close().await;
+    let store = Store::open(folder.path(), Options::default()).expect("opened");
+    assert_same(&look(&store).await.expect("readable"), &state, "at the end");
+    store.close().await;
 }

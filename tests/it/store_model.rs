@@ -157,11 +157,11 @@ impl State {
             Op::Wipe(session, line) => {
                 self.links.remove(*session);
                 if let Some(line) = line {
-                    let link = LinkState {
+                    let fresh = LinkState {
                         line: (*line).to_owned(),
                         ..LinkState::default()
                     };
-                    self.links.insert((*session).to_owned(), link);
+                    self.links.insert((*session).to_owned(), fresh);
                 }
                 noted(self, NOW);
             }

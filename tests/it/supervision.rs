@@ -16,7 +16,7 @@ use hairpin::words::Lang;
 use hairpin_sim::{Fault, Kick, Sim, Step};
 use serde_json::{Value, json};
 
-use crate::rig::{ANNA, BORIS, PATIENCE, Rig, code_of, open};
+use crate::rig::{ANNA, BORIS, PATIENCE, Rig, SmallDisk, code_of, open};
 
 /// Within this of its cause going away, whatever was wrong is well again.
 pub const HEALED: Duration = Duration::from_secs(30);
@@ -660,11 +660,19 @@ async fn unlinking_without_a_network_wipes_in_time_and_says_that_the_phone_still
     assert!(rig.stored("salon").await.is_none());
 }
 
+/// WhatsApp answers nothing any more on the link's connection.
+pub async fn fall_silent(sim: &Sim) {
+    let mark = sim.mark();
+    assert_eq!(sim.kick(ANNA, &Kick::FallSilent), 1);
+    sim.wait_for_after(mark, |event| event.step == Step::Trouble)
+        .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn unlinking_over_a_socket_that_fell_silent_is_bounded_too() {
     let mut rig = Rig::new().await;
     rig.link("salon", ANNA).await;
-    rig.sim.kick(ANNA, &Kick::FallSilent);
+    fall_silent(&rig.sim).await;
     let began = Instant::now();
     let answer = rig.ask("DELETE", "/api/v1/sessions/salon/link", None).await;
     assert_eq!(answer.status, 204);
@@ -821,7 +829,7 @@ async fn a_removal_goes_on_when_whoever_wanted_it_has_gone() {
     .await;
     rig.link("guest", ANNA).await;
     // WhatsApp is slow to hear of it, and the one who asked hangs up.
-    rig.sim.kick(ANNA, &Kick::FallSilent);
+    fall_silent(&rig.sim).await;
     let request = format!(
         "DELETE /api/v1/sessions/guest HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n",
         rig.address, rig.key
@@ -1256,7 +1264,7 @@ async fn clocks() {
         // Set while it stands: the watch over the socket must not be fooled.
         hairpin::clock::pretend(Duration::ZERO, set_by);
         let (mark, began) = (rig.sim.mark(), Instant::now());
-        rig.sim.kick(ANNA, &Kick::FallSilent);
+        fall_silent(&rig.sim).await;
         rig.sim
             .wait_for_after(mark, |event| event.is(Step::LoggedIn, ANNA))
             .await;
@@ -1288,7 +1296,7 @@ async fn clocks() {
     let awake = Instant::now();
     rig.state("salon", "CONNECTED").await;
     assert!(awake.elapsed() < HEALED, "{:?}", awake.elapsed());
-    rig.sim.kick(ANNA, &Kick::FallSilent);
+    fall_silent(&rig.sim).await;
     let mark = rig.sim.mark();
     hairpin::clock::pretend(Duration::from_hours(8), 8 * 3_600_000);
     let awake = Instant::now();
@@ -1316,47 +1324,13 @@ async fn clocks() {
     rig.stop().await;
 }
 
-/// A small disk of its own, where this process may mount one.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(size: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(folder.path())
-            .status()
-            .is_ok_and(|status| status.success());
-        mounted.then_some(Self(folder))
-    }
-
-    /// Takes all the room there is.
-    fn fill(&self) {
-        use std::io::Write;
-        let mut filler = std::fs::File::create(self.0.path().join("filler")).expect("a file");
-        while filler.write_all(&[0; 4096]).is_ok() {}
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.0.path().join("filler")).expect("removed");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount")
-            .arg(self.0.path())
-            .status();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_a_link_and_room_on_it_brings_it_back_with_nothing_lost() {
     let Some(disk) = SmallDisk::mount("24m") else {
         eprintln!("no small disk can be mounted here; this is proved where one can");
         return;
     };
-    let data = disk.0.path().join("data").display().to_string();
+    let data = disk.data();
     let mut rig = Rig::with(&[("data_dir", &data)]).await;
     rig.link("salon", ANNA).await;
     let device = rig.sim.phone(ANNA).devices()[0].id;
@@ -1395,18 +1369,7 @@ async fn a_full_disk_stops_a_link_and_room_on_it_brings_it_back_with_nothing_los
     assert!(rig.reconnects("store").await >= 1);
     // The fresh client reads what the phone writes, and goes on doing so after a restart.
     for round in 0..2 {
-        let mark = rig.sim.mark();
-        let id = rig
-            .sim
-            .phone(ANNA)
-            .send_text(device, "are you well again?")
-            .await
-            .expect("sent");
-        rig.sim
-            .wait_for_after(mark, |event| {
-                event.step == Step::Receipt && event.note.contains(&id)
-            })
-            .await;
+        rig.reads_what_the_phone_writes(ANNA).await;
         if round == 0 {
             rig.restart().await;
             rig.state("salon", "CONNECTED").await;
