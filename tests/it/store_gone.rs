@@ -2,6 +2,8 @@
 //! and has noted where every row lay while the link was alive.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit, Nonce};
 use bytes::Bytes;
-use hairpin::store::{Epoch, LinkRow, Linked, NewLink, Store};
+use hairpin::store::{Epoch, LinkRow, Linked, NewLink, OpenError, Options, Store};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use tempfile::TempDir;
@@ -24,7 +26,8 @@ use whatsapp_rust::wacore::appstate::processor::AppStateMutationMAC;
 
 use crate::rig::PATIENCE;
 use crate::store_calls::{Draw, traits};
-use crate::store_support::{Held, NOW, SALON, backend, copy, folder, new_link, open, seed};
+use crate::store_small::tables;
+use crate::store_support::{NOW, SALON, backend, copy, folder, new_link, next_epoch, open, seed};
 
 const STORE: &str = "hairpin.redb";
 const KEYS: &str = "hairpin.keys";
@@ -54,7 +57,7 @@ const TRACES: [&[u8]; 6] = [
 type Secret = (u64, [u8; 32]);
 
 /// A row as it lies in the file.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Sealed {
     table: String,
     row: Vec<u8>,
@@ -122,8 +125,13 @@ fn unseal(
 
 /// All rows in the file, as they lie there.
 fn sealed(folder: &Path) -> HashSet<Sealed> {
+    sealed_in(&read(folder, STORE))
+}
+
+/// The rows of a store's bytes.
+fn sealed_in(store: &[u8]) -> HashSet<Sealed> {
     let mut all = HashSet::new();
-    for (table, rows) in Held::of(folder).tables {
+    for (table, rows) in tables(store) {
         for (row, value) in rows {
             let table = table.clone();
             all.insert(Sealed { table, row, value });
@@ -175,6 +183,11 @@ async fn plant(rows: &Arc<dyn Backend>) {
     rows.save(&device).await.expect(written);
     rows.put_identity(&address, CANARY_32).await.expect(written);
     rows.put_session(&address, CANARY).await.expect(written);
+    let session = Bytes::from([CANARY; 60].concat());
+    let many: Vec<_> = (0..500)
+        .map(|number| (Arc::from(format!("{number}@lid")), session.clone()))
+        .collect();
+    rows.put_sessions_batch(&many).await.expect(written);
     rows.put_sender_key(&format!("{GROUP}::{address}"), CANARY)
         .await
         .expect(written);
@@ -509,17 +522,13 @@ async fn a_wipe_writes_two_blocks_of_the_key_file_and_leaves_every_other_as_it_w
 
 /// Wipes one link after the other. How long the quickest took to go: a busy machine makes some of them wait, a promise
 /// that is not kept all of them.
-async fn quickest(salon: &mut Salon, busy: bool) -> Duration {
+async fn quickest(salon: &mut Salon, load: impl Fn(&Store) -> Load) -> Duration {
     let mut quickest = Duration::MAX;
     for _ in 0..5 {
         let own = salon.life.own();
         assert!(own.len() > 20, "{} rows", own.len());
         assert!(left(salon.folder.path(), &own) > own.len());
-        let load = if busy {
-            Load::on(&salon.store)
-        } else {
-            Load::default()
-        };
+        let load = load(&salon.store);
         salon.wipe().await;
         quickest = quickest.min(swept(salon.folder.path(), &own).await);
         load.end().await;
@@ -528,7 +537,7 @@ async fn quickest(salon: &mut Salon, busy: bool) -> Duration {
     quickest
 }
 
-/// Writers, readers and other wipes without a pause, until it is dropped.
+/// Whatever else the store has to do, until it is dropped.
 #[derive(Default)]
 struct Load {
     over: Arc<AtomicBool>,
@@ -542,18 +551,10 @@ impl Drop for Load {
 }
 
 impl Load {
+    /// Writers and readers without a pause.
     fn on(store: &Store) -> Self {
         let mut load = Self::default();
         let row = store.link("branch").expect("readable").expect("a link");
-        let (wiping, over) = (store.clone(), Arc::clone(&load.over));
-        load.all.push(tokio::spawn(async move {
-            let mut wipes = 0;
-            while !over.load(Ordering::Relaxed) {
-                backend(&wiping, "another").await;
-                wipes += 1;
-            }
-            wipes
-        }));
         for number in 0..3_u32 {
             let (writing, over) = (store.clone(), Arc::clone(&load.over));
             load.all.push(tokio::spawn(async move {
@@ -580,6 +581,23 @@ impl Load {
         load
     }
 
+    /// One wipe after the other, and nothing else.
+    fn of_wipes(store: &Store) -> Self {
+        let mut load = Self::default();
+        let (wiping, over) = (store.clone(), Arc::clone(&load.over));
+        load.all.push(tokio::spawn(async move {
+            let mut wipes = 0;
+            let mut beat = tokio::time::interval(Duration::from_millis(50));
+            while !over.load(Ordering::Relaxed) {
+                beat.tick().await;
+                next_epoch(&wiping, "branch").await;
+                wipes += 1;
+            }
+            wipes
+        }));
+        load
+    }
+
     async fn end(mut self) {
         self.over.store(true, Ordering::Relaxed);
         for each in self.all.drain(..) {
@@ -591,18 +609,24 @@ impl Load {
 #[tokio::test(flavor = "multi_thread")]
 async fn within_a_second_of_a_wipe_not_even_sealed_bytes_are_left() {
     let mut salon = Salon::new().await;
-    let took = quickest(&mut salon, false).await;
-    println!("XX took {took:?}");
+    let took = quickest(&mut salon, |_| Load::default()).await;
     assert!(took < A_SECOND, "{took:?}");
     salon.store.close().await;
 }
 
-/// The writer is never idle, somebody always reads, and there is always a later wipe.
+#[tokio::test(flavor = "multi_thread")]
+async fn within_a_second_of_a_wipe_it_is_swept_out_although_others_follow() {
+    let mut salon = Salon::new().await;
+    let took = quickest(&mut salon, Load::of_wipes).await;
+    assert!(took < A_SECOND, "{took:?}");
+    salon.store.close().await;
+}
+
+/// The writer is never idle, and somebody always reads.
 #[tokio::test(flavor = "multi_thread")]
 async fn within_a_second_of_a_wipe_it_is_swept_out_however_busy_the_store_is() {
     let mut salon = Salon::new().await;
-    let took = quickest(&mut salon, true).await;
-    println!("XX took {took:?}");
+    let took = quickest(&mut salon, Load::on).await;
     assert!(took < A_SECOND, "{took:?}");
     salon.store.close().await;
 }
@@ -675,21 +699,126 @@ async fn a_wipe_leaves_a_file_of_at_most_twice_what_is_in_use() {
         .filter(|sealed| sealed.table.starts_with("e0000000000000002."));
     salon.wipe().await;
     swept(salon.folder.path(), &own.collect()).await;
+    assert!(size() < full / 3, "{} of {full}", size());
     // From here on, whatever is written.
     for number in 0..40 {
         let in_use = in_use(salon.folder.path());
-        println!("XX full {full} {} {in_use}", size());
-        branch
-            .put_sessions_batch(&[session(number)])
-            .await
-            .expect("written");
+        assert!(size() <= 2 * in_use, "{} for {in_use}", size());
+        let written = branch.put_sessions_batch(&[session(number)]).await;
+        written.expect("written");
     }
-    assert!(size() < full / 3, "{} of {full}", size());
     let wiped = salon
         .store
         .replace_link("branch", Some(neighbour), None, Vec::new())
         .await;
     wiped.expect("wiped");
     salon.store.close().await;
-    println!("XX nothing {} {}", size(), in_use(salon.folder.path()));
+    let in_use = in_use(salon.folder.path());
+    assert!(size() <= 2 * in_use, "{} for {in_use}", size());
+}
+
+#[tokio::test]
+async fn keys_from_before_a_wipe_that_are_put_back_open_nothing_and_do_not_stay() {
+    let salon = Salon::new().await;
+    let old = read(salon.folder.path(), KEYS);
+    salon.wipe().await;
+    salon.store.close().await;
+    let whole = copy(salon.folder.path());
+    let new = read(whole.path(), KEYS);
+    // The old file in the place of the new one: the present link has no key in it.
+    std::fs::write(whole.path().join(KEYS), &old).expect("written");
+    let store = read(whole.path(), STORE);
+    let refused = Store::open(whole.path(), Options::default()).err();
+    assert!(
+        matches!(refused, Some(OpenError::KeysMissing)),
+        "{refused:?}"
+    );
+    assert_eq!(sealed_in(&store), sealed(whole.path()), "untouched");
+    assert_eq!(read(whole.path(), KEYS), old, "untouched");
+    // The old link's block beside the new one's: the store does not name it, and it goes.
+    let wiped = salon
+        .life
+        .keys
+        .iter()
+        .find(|key| !secrets(&new).contains(key));
+    let (_, wiped) = wiped.expect("one is gone");
+    let block = old.chunks(BLOCK).find(|block| contains(block, wiped));
+    std::fs::write(
+        whole.path().join(KEYS),
+        [&new, block.expect("its block")].concat(),
+    )
+    .expect("written");
+    let store = open(whole.path());
+    assert!(
+        !contains(&read(whole.path(), KEYS), wiped),
+        "overwritten by the start"
+    );
+    let row = store.link(SALON).expect("readable").expect("the new link");
+    assert_eq!(row.line, new_link().line);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_store_without_its_keys_is_refused_and_gets_no_new_ones() {
+    let salon = Salon::new().await;
+    salon.store.close().await;
+    let store = read(salon.folder.path(), STORE);
+    let keys = read(salon.folder.path(), KEYS);
+    std::fs::remove_file(salon.folder.path().join(KEYS)).expect("removed");
+    let refused = Store::open(salon.folder.path(), Options::default()).err();
+    let refused = refused.expect("refused");
+    assert!(matches!(refused, OpenError::KeysMissing), "{refused:?}");
+    assert!(refused.to_string().contains("hairpin.keys"), "{refused}");
+    assert!(!salon.folder.path().join(KEYS).exists());
+    assert_eq!(
+        sealed_in(&store),
+        sealed_in(&read(salon.folder.path(), STORE))
+    );
+    // Put back, they open it as it was.
+    std::fs::write(salon.folder.path().join(KEYS), keys).expect("written");
+    let store = open(salon.folder.path());
+    let row = store.link(SALON).expect("readable").expect("the link");
+    assert_eq!(row.line, NUMBER);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn keys_without_their_store_are_not_thrown_away_for_an_empty_one() {
+    let salon = Salon::new().await;
+    salon.store.close().await;
+    let keys = read(salon.folder.path(), KEYS);
+    std::fs::remove_file(salon.folder.path().join(STORE)).expect("removed");
+    let refused = Store::open(salon.folder.path(), Options::default()).err();
+    assert!(
+        matches!(refused, Some(OpenError::Damaged(_))),
+        "{refused:?}"
+    );
+    assert!(
+        !salon.folder.path().join(STORE).exists(),
+        "never an empty start"
+    );
+    assert_eq!(read(salon.folder.path(), KEYS), keys);
+}
+
+#[tokio::test]
+async fn nobody_else_may_read_the_files_whatever_they_were_before() {
+    let salon = Salon::new().await;
+    let folder = salon.folder.path().to_owned();
+    let modes = || {
+        [folder.clone(), folder.join(STORE), folder.join(KEYS)].map(|path| {
+            let about = std::fs::metadata(path).expect("there");
+            about.permissions().mode() & 0o777
+        })
+    };
+    assert_eq!(modes(), [0o700, 0o600, 0o600]);
+    salon.store.close().await;
+    for (path, mode) in [
+        (folder.clone(), 0o755),
+        (folder.join(STORE), 0o644),
+        (folder.join(KEYS), 0o640),
+    ] {
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("set");
+    }
+    open(&folder).close().await;
+    assert_eq!(modes(), [0o700, 0o600, 0o600]);
 }
