@@ -22,6 +22,7 @@ mod store_faults;
 mod store_fencing;
 mod store_flips;
 mod store_gone;
+mod store_growth;
 mod store_lab;
 mod store_model;
 mod store_rows;

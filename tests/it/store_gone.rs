@@ -27,7 +27,9 @@ use whatsapp_rust::wacore::appstate::processor::AppStateMutationMAC;
 use crate::rig::PATIENCE;
 use crate::store_calls::{Draw, traits};
 use crate::store_small::tables;
-use crate::store_support::{NOW, SALON, backend, copy, folder, new_link, next_epoch, open, seed};
+use crate::store_support::{
+    NOW, SALON, backend, copy, folder, in_use, new_link, next_epoch, open, seed,
+};
 
 const STORE: &str = "hairpin.redb";
 const KEYS: &str = "hairpin.keys";
@@ -657,16 +659,6 @@ async fn a_kill_between_the_answer_and_the_sweep_is_finished_by_the_next_start()
     assert_eq!(left(salon.folder.path(), &own), 0);
     salon.store = open(salon.folder.path());
     salon.store.close().await;
-}
-
-/// How many bytes of the file are in use, in whole pages.
-fn in_use(folder: &Path) -> u64 {
-    let copy = copy(folder);
-    let database = redb::Database::open(copy.path().join(STORE)).expect("a store");
-    let transaction = database.begin_write().expect("writable");
-    let stats = transaction.stats().expect("counted");
-    transaction.abort().expect("left alone");
-    stats.allocated_pages() * u64::try_from(stats.page_size()).expect("small")
 }
 
 #[tokio::test]

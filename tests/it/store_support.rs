@@ -161,3 +161,13 @@ pub fn copy(folder: &Path) -> TempDir {
     }
     copy
 }
+
+/// How many bytes of the file are in use, in whole pages.
+pub fn in_use(folder: &Path) -> u64 {
+    let copy = copy(folder);
+    let database = redb::Database::open(copy.path().join("hairpin.redb")).expect("a store");
+    let transaction = database.begin_write().expect("writable");
+    let stats = transaction.stats().expect("counted");
+    transaction.abort().expect("left alone");
+    stats.allocated_pages() * u64::try_from(stats.page_size()).expect("small")
+}
