@@ -2,16 +2,19 @@
 //! synced may be found. Each image opens by itself, is whole, and holds what was acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
-use hairpin::store::{DiskFile, Options, Store};
+use hairpin::store::{DiskFile, Options, Store, WrappingKey};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
+use crate::rig::PATIENCE;
 use crate::store_cut::{Cut, Image, Kind};
 use crate::store_lab::{Event, Lab};
 use crate::store_model::{NOW, Op, State, difference, look, next_ops, perform, random};
+use crate::store_support::seed;
 
 const STORE: &str = "hairpin.redb";
 const KEYS: &str = "hairpin.keys";
@@ -26,13 +29,32 @@ struct Run {
     wiped: Vec<(usize, u64)>,
     /// So many events lie too far back to cut at.
     settled: usize,
+    /// How the store is opened.
+    options: Options,
 }
 
 /// A record, as the disk is taken to have kept it.
 type Told = fn(&Run, &Event) -> bool;
 
-fn options() -> Options {
-    Options::default()
+/// With and without a key from systemd; with a cache that holds everything, and one that holds nothing.
+fn options(random: &mut StdRng) -> Options {
+    let credential = b"sixteen bytes of a credential";
+    Options {
+        wrapping_key: random
+            .random::<bool>()
+            .then(|| WrappingKey::from_credential(credential)),
+        cache_bytes: if random.random() { 4 << 20 } else { 0 },
+        ..Options::default()
+    }
+}
+
+/// Waits until what a wipe left is out of the file, as it is done within a second.
+async fn swept(store: &Store) {
+    let started = Instant::now();
+    while !store.is_swept().expect("readable") {
+        assert!(started.elapsed() < PATIENCE, "never swept");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 /// Does random operations, one by one and several at once, with restarts in between.
@@ -42,12 +64,17 @@ async fn run(random: &mut StdRng, length: usize) -> Run {
     let mut wiped = Vec::new();
     let mut epochs: BTreeMap<&str, u64> = BTreeMap::new();
     let mut next_epoch = 1;
-    let mut store = Store::open_on(lab.arc(), options()).expect("made");
+    let options = options(random);
+    let mut store = Store::open_on(lab.arc(), options.clone()).expect("made");
     lab.mark(0, 0);
     while states.len() <= length {
         if random.random_ratio(1, 12) {
             store.close().await;
-            store = Store::open_on(lab.arc(), options()).expect("opened again");
+            store = Store::open_on(lab.arc(), options.clone()).expect("opened again");
+            continue;
+        }
+        if random.random_ratio(1, 40) {
+            swept(&store).await;
             continue;
         }
         let done = states.len() - 1;
@@ -80,6 +107,7 @@ async fn run(random: &mut StdRng, length: usize) -> Run {
         states,
         wiped,
         settled: 0,
+        options,
     }
 }
 
@@ -119,7 +147,8 @@ async fn check(image: &Image, allowed: &Allowed<'_>) -> Result<(), String> {
         return Err("the store is gone".to_owned());
     }
     let lab = Lab::holding(image.clone());
-    let store = Store::open_on(lab.arc(), options()).map_err(|error| format!("open: {error}"))?;
+    let store = Store::open_on(lab.arc(), allowed.run.options.clone())
+        .map_err(|error| format!("open: {error}"))?;
     let seen = look(&store)
         .await
         .map_err(|error| format!("look: {error}"))?;
@@ -228,19 +257,20 @@ async fn cut(
     (images, Ok(()))
 }
 
-fn seed() -> u64 {
-    std::env::var("HAIRPIN_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(rand::random)
+/// A generator, and what repeats it: as a rule the same, at full length another one every time.
+fn begin(part: u64) -> (u64, StdRng) {
+    let is_new = is_long() && std::env::var_os("HAIRPIN_SEED").is_none();
+    let seed = if is_new { rand::random() } else { seed() };
+    println!("HAIRPIN_SEED={seed} repeats this");
+    (seed, random(seed ^ (part << 56)))
+}
+
+fn is_long() -> bool {
+    std::env::var_os("HAIRPIN_LONG").is_some()
 }
 
 fn images(short: usize, long: usize) -> usize {
-    if std::env::var_os("HAIRPIN_LONG").is_some() {
-        long
-    } else {
-        short
-    }
+    if is_long() { long } else { short }
 }
 
 fn all(_: &Run, _: &Event) -> bool {
@@ -249,9 +279,7 @@ fn all(_: &Run, _: &Event) -> bool {
 
 /// Runs and cuts until so many images were looked at.
 async fn cut_runs(part: u64, wanted: usize) {
-    let seed = seed();
-    println!("HAIRPIN_SEED={seed} repeats this");
-    let mut random = random(seed ^ (part << 56));
+    let (seed, mut random) = begin(part);
     let mut looked = 0;
     while looked < wanted {
         let run = run(&mut random, 24).await;
@@ -276,9 +304,10 @@ async fn after_a_power_cut_at_any_other_moment_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
-    let mut random = random(seed());
+    let (seed, mut random) = begin(3);
+    let options = options(&mut random);
     let lab = Lab::recording();
-    let store = Store::open_on(lab.arc(), options()).expect("made");
+    let store = Store::open_on(lab.arc(), options.clone()).expect("made");
     lab.mark(0, 0);
     store.close().await;
     let run = Run {
@@ -286,6 +315,7 @@ async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
         states: vec![State::default()],
         wiped: Vec::new(),
         settled: 0,
+        options,
     };
     let mut disk = Cut::default();
     let mut marks = None;
@@ -296,10 +326,14 @@ async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
             if disk.is_settled() && kind != Kind::Nothing {
                 continue;
             }
-            let image = disk.image(kind, &mut random);
-            let found = check(&image, &Allowed { run: &run, marks }).await;
-            found.unwrap_or_else(|error| panic!("{kind:?} at event {at}: {error}"));
-            looked += 1;
+            for _ in 0..kind.chances() {
+                let image = disk.image(kind, &mut random);
+                let found = check(&image, &Allowed { run: &run, marks }).await;
+                found.unwrap_or_else(|error| {
+                    panic!("HAIRPIN_SEED={seed}, {kind:?} at event {at}: {error}")
+                });
+                looked += 1;
+            }
         }
         disk.feed(event);
         if let Event::Mark { begun, done } = event {
@@ -313,9 +347,7 @@ async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
 /// A start that finishes what a cut left is cut itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_during_the_start_after_a_power_cut_loses_nothing_either() {
-    let seed = seed();
-    println!("HAIRPIN_SEED={seed} repeats this");
-    let mut random = random(seed);
+    let (seed, mut random) = begin(4);
     let mut looked = 0;
     let wanted = images(200, 5_000);
     while looked < wanted {
@@ -336,7 +368,7 @@ async fn a_power_cut_during_the_start_after_a_power_cut_loses_nothing_either() {
         // What was found is durable now; the start goes on from there, and is on record.
         let lab = Lab::recording_on(image);
         let settled = lab.events().len();
-        let store = Store::open_on(lab.arc(), options()).expect("opened");
+        let store = Store::open_on(lab.arc(), first.options.clone()).expect("opened");
         let state = look(&store).await.expect("readable");
         lab.mark(0, 0);
         let mut after = state.clone();
@@ -350,8 +382,9 @@ async fn a_power_cut_during_the_start_after_a_power_cut_loses_nothing_either() {
         let second = Run {
             events: lab.events(),
             states: vec![state, after],
-            wiped: gone.into_iter().map(|epoch| (1, epoch)).collect(),
+            wiped: gone.into_iter().map(|epoch| (0, epoch)).collect(),
             settled,
+            options: first.options.clone(),
         };
         let (images, found) = cut(&second, &mut random, 20, all).await;
         looked += images;
@@ -369,7 +402,7 @@ async fn the_power_cuts_find_a_missing_sync_of_any_kind() {
         |_, event| !matches!(event, Event::Sync { file } if *file != KEY_FILE);
     let without_keys: Told = |_, event| !matches!(event, Event::Sync { file } if *file == KEY_FILE);
     let without_names: Told = |_, event| !matches!(event, Event::SyncNames);
-    let mut random = random(seed());
+    let (_, mut random) = begin(5);
     for (what, kept) in [
         ("the store", without_store),
         ("the keys", without_keys),
