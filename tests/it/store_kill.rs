@@ -196,11 +196,11 @@ async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
         }
         let allowed = &states[heard.done..=heard.begun];
         let used = keys(home.path());
-        let seen = seen_in(home.path()).await;
+        let found = seen_in(home.path()).await;
         assert!(
-            allowed.contains(&seen),
+            allowed.contains(&found),
             "{name}: {}",
-            difference(&seen, &allowed[0])
+            difference(&found, &allowed[0])
         );
         // An acknowledged wipe has taken the old key with it, before any start tidies up.
         let most = allowed.iter().map(|state| 1 + state.links.len()).max();
@@ -211,7 +211,7 @@ async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
         );
         lost_none_of += heard.done;
         within += usize::from(heard.begun > heard.done);
-        before = seen;
+        before = found;
     }
     println!(
         "{kills} kills, {within} of them within an operation, {births} before there was a store; \
@@ -225,7 +225,7 @@ async fn rename_until_killed(
     at: SocketAddr,
     key: &str,
     (room, from): (usize, u32),
-    heard: mpsc::UnboundedSender<()>,
+    told: mpsc::UnboundedSender<()>,
 ) -> (u32, u32) {
     let mut answered = from;
     loop {
@@ -246,9 +246,9 @@ async fn rename_until_killed(
             Some(b"HTTP/1.1 200" | b"HTTP/1.1 201") => {
                 answered = asked;
                 // Whoever counts has counted enough once the kill is under way.
-                let _ = heard.send(());
+                let _ = told.send(());
             }
-            Some(head) if whole => panic!("{:?}", String::from_utf8_lossy(head)),
+            Some(first) if whole => panic!("{:?}", String::from_utf8_lossy(first)),
             _ => return (asked, answered),
         }
     }
