@@ -344,6 +344,30 @@ async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
     assert!(looked > 100);
 }
 
+/// The marks before an event.
+fn marks_before(events: &[Event]) -> Option<(usize, usize)> {
+    events.iter().rev().find_map(|event| match event {
+        Event::Mark { begun, done } => Some((*begun, *done)),
+        _ => None,
+    })
+}
+
+/// Opens what a disk holds, and does one thing more; the state that was found, and the record of it all.
+async fn started(lab: &Lab, options: &Options) -> (State, usize, Vec<State>) {
+    let store = Store::open_on(lab.arc(), options.clone()).expect("opened");
+    let state = look(&store).await.expect("readable");
+    let opened = lab.events().len();
+    lab.mark(0, 0);
+    let mut after = state.clone();
+    let op = Op::Journal(NOW);
+    after.apply(&op);
+    lab.mark(1, 0);
+    perform(&store, &op).await.expect("nothing is broken");
+    lab.mark(1, 1);
+    store.close().await;
+    (state.clone(), opened, vec![state, after])
+}
+
 /// A start that finishes what a cut left is cut itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_during_the_start_after_a_power_cut_loses_nothing_either() {
@@ -352,36 +376,23 @@ async fn a_power_cut_during_the_start_after_a_power_cut_loses_nothing_either() {
     let wanted = images(200, 5_000);
     while looked < wanted {
         let first = run(&mut random, 12).await;
-        let mut disk = Cut::default();
-        let mut marks = None;
         let at = random.random_range(first.events.len() / 4..first.events.len());
-        for event in &first.events[..at] {
-            disk.feed(event);
-            if let Event::Mark { begun, done } = event {
-                marks = Some((*begun, *done));
-            }
-        }
+        let marks = marks_before(&first.events[..at]);
         if marks.is_none() {
             continue;
         }
-        let image = disk.image(Kind::Subset, &mut random);
+        let mut disk = Cut::default();
+        for event in &first.events[..at] {
+            disk.feed(event);
+        }
         // What was found is durable now; the start goes on from there, and is on record.
-        let lab = Lab::recording_on(image);
+        let lab = Lab::recording_on(disk.image(Kind::Subset, &mut random));
         let settled = lab.events().len();
-        let store = Store::open_on(lab.arc(), first.options.clone()).expect("opened");
-        let state = look(&store).await.expect("readable");
-        lab.mark(0, 0);
-        let mut after = state.clone();
-        let op = Op::Journal(NOW);
-        after.apply(&op);
-        lab.mark(1, 0);
-        perform(&store, &op).await.expect("nothing is broken");
-        lab.mark(1, 1);
-        store.close().await;
+        let (_, _, states) = started(&lab, &first.options).await;
         let gone = Allowed { run: &first, marks }.gone();
         let second = Run {
             events: lab.events(),
-            states: vec![state, after],
+            states,
             wiped: gone.into_iter().map(|epoch| (0, epoch)).collect(),
             settled,
             options: first.options.clone(),
@@ -389,6 +400,53 @@ async fn a_power_cut_during_the_start_after_a_power_cut_loses_nothing_either() {
         let (images, found) = cut(&second, &mut random, 20, all).await;
         looked += images;
         found.unwrap_or_else(|error| panic!("HAIRPIN_SEED={seed}, image {looked}: {error}"));
+    }
+    println!("{looked} images");
+}
+
+/// A kill leaves what was written and not synced where the next start sees it: what that start shows must be durable by
+/// then, and a wipe that it shows must have taken its key with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_after_the_start_after_a_kill_takes_nothing_back_that_was_shown() {
+    let (seed, mut random) = begin(6);
+    let mut looked = 0;
+    let wanted = images(300, 5_000);
+    while looked < wanted {
+        let first = run(&mut random, 12).await;
+        for _ in 0..3 {
+            // Just before a sync there is most to be taken for durable.
+            let syncs: Vec<usize> = (0..first.events.len())
+                .filter(|at| matches!(first.events[*at], Event::Sync { .. } | Event::SyncNames))
+                .collect();
+            let at = syncs[random.random_range(0..syncs.len())];
+            let killed = &first.events[..at];
+            let Some((begun, done)) = marks_before(killed) else {
+                continue;
+            };
+            let lab = Lab::after_kill(killed);
+            let (found, opened, states) = started(&lab, &first.options).await;
+            let allowed = &first.states[done..=begun];
+            let Some(shown) = allowed.iter().position(|state| *state == found) else {
+                panic!(
+                    "HAIRPIN_SEED={seed}, killed at event {at}: {}",
+                    difference(&found, &first.states[begun])
+                );
+            };
+            let gone = first.wiped.iter().filter(|(by, _)| *by <= done + shown);
+            let second = Run {
+                events: lab.events(),
+                states,
+                wiped: gone.map(|(_, epoch)| (0, *epoch)).collect(),
+                // Whatever was shown was shown by then.
+                settled: opened + 1,
+                options: first.options.clone(),
+            };
+            let (images, found) = cut(&second, &mut random, 8, all).await;
+            looked += images;
+            found.unwrap_or_else(|error| {
+                panic!("HAIRPIN_SEED={seed}, image {looked}, killed at event {at}: {error}")
+            });
+        }
     }
     println!("{looked} images");
 }
