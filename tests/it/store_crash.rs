@@ -19,6 +19,8 @@ use crate::store_support::seed;
 const STORE: &str = "hairpin.redb";
 const KEYS: &str = "hairpin.keys";
 const BLOCK: usize = 4096;
+/// The key file is the first that is made.
+const KEY_FILE: usize = 0;
 
 /// What was done, and what the disk got to see of it.
 struct Run {
@@ -412,13 +414,22 @@ async fn a_power_cut_after_the_start_after_a_kill_takes_nothing_back_that_was_sh
     let mut looked = 0;
     let wanted = images(300, 5_000);
     while looked < wanted {
-        let first = run(&mut random, 12).await;
-        for _ in 0..3 {
-            // Just before a sync there is most to be taken for durable.
-            let syncs: Vec<usize> = (0..first.events.len())
-                .filter(|at| matches!(first.events[*at], Event::Sync { .. } | Event::SyncNames))
-                .collect();
-            let at = syncs[random.random_range(0..syncs.len())];
+        let first = run(&mut random, 24).await;
+        // Just before a sync there is most to be taken for durable.
+        let syncs = |of_keys: bool| {
+            let is_one = move |event: &Event| match event {
+                Event::Sync { file } => (*file == KEY_FILE) == of_keys,
+                Event::SyncNames => !of_keys,
+                _ => false,
+            };
+            let all = 0..first.events.len();
+            all.filter(|at| is_one(&first.events[*at]))
+                .collect::<Vec<_>>()
+        };
+        let moments = [syncs(true), syncs(false)];
+        for kill in 0..8 {
+            let moments = &moments[kill % 2];
+            let at = moments[random.random_range(0..moments.len())];
             let killed = &first.events[..at];
             let Some((begun, done)) = marks_before(killed) else {
                 continue;
@@ -441,7 +452,7 @@ async fn a_power_cut_after_the_start_after_a_kill_takes_nothing_back_that_was_sh
                 settled: opened + 1,
                 options: first.options.clone(),
             };
-            let (images, found) = cut(&second, &mut random, 8, all).await;
+            let (images, found) = cut(&second, &mut random, 4, all).await;
             looked += images;
             found.unwrap_or_else(|error| {
                 panic!("HAIRPIN_SEED={seed}, image {looked}, killed at event {at}: {error}")
@@ -454,8 +465,6 @@ async fn a_power_cut_after_the_start_after_a_kill_takes_nothing_back_that_was_sh
 /// The same checks over a disk that does not keep to its word must find it out.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_power_cuts_find_a_missing_sync_of_any_kind() {
-    /// The key file is the first that is made.
-    const KEY_FILE: usize = 0;
     let without_store: Told =
         |_, event| !matches!(event, Event::Sync { file } if *file != KEY_FILE);
     let without_keys: Told = |_, event| !matches!(event, Event::Sync { file } if *file == KEY_FILE);
