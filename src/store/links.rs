@@ -209,7 +209,8 @@ pub(super) fn update(
 }
 
 fn put(writer: &Writer<'_>, session: &str, row: &LinkRow) -> Result<(), StoreError> {
-    writer.put(LINKS, session.as_bytes(), &record::encode(&to_record(row))?)
+    let record = record::encode(&to_record(row))?;
+    writer.put_of_link(row.epoch, LINKS, session.as_bytes(), &record)
 }
 
 const ENDED: [EndedReason; 4] = [

@@ -7,7 +7,10 @@ use bincode::{Decode, Encode};
 use super::error::StoreError;
 
 /// The largest record of our own; upstream's blobs are stored as they are.
-const LIMIT: usize = 16 << 20;
+const LARGEST: usize = 16 << 20;
+/// What reading one may take in memory: its lists take more there than in the file, but not four times as much, so
+/// that whatever is written can be read.
+const LIMIT: usize = 4 * LARGEST;
 const V1: u8 = 1;
 
 fn config() -> Configuration<LittleEndian, Fixint, Limit<LIMIT>> {
@@ -20,6 +23,10 @@ fn config() -> Configuration<LittleEndian, Fixint, Limit<LIMIT>> {
 pub(super) fn encode<T: Encode>(record: &T) -> Result<Vec<u8>, StoreError> {
     let mut out = vec![V1];
     bincode::encode_into_std_write(record, &mut out, config()).map_err(|_| StoreError::TooLarge)?;
+    // The limit in the configuration is one of reading.
+    if out.len() > LARGEST {
+        return Err(StoreError::TooLarge);
+    }
     Ok(out)
 }
 
@@ -175,6 +182,33 @@ mod tests {
             decode::<SessionRecord>(&good[..4]),
             Err(StoreError::Damaged)
         ));
+    }
+
+    #[test]
+    fn a_record_that_is_written_can_be_read_and_one_that_is_too_large_is_not_written() {
+        let message = |length| TimedRecord {
+            at: 5,
+            bytes: vec![7; length],
+        };
+        // Version, moment and length come before the bytes.
+        let most = LARGEST - 17;
+        let largest = encode(&message(most)).expect("just small enough");
+        assert_eq!(largest.len(), LARGEST);
+        let read: TimedRecord = decode(&largest).expect("readable");
+        assert_eq!(read.bytes.len(), most);
+        assert_eq!(encode(&message(most + 1)), Err(StoreError::TooLarge));
+        // A list whose items take least in the file and most in memory.
+        let list = |length| DeviceListRecord {
+            user: String::new(),
+            devices: vec![(1, None, false); length],
+            timestamp: 0,
+            phash: None,
+            raw_id: None,
+        };
+        let largest = encode(&list(LARGEST / 6 - 8)).expect("just small enough");
+        let read: DeviceListRecord = decode(&largest).expect("readable");
+        assert_eq!(read.devices.len(), LARGEST / 6 - 8);
+        assert_eq!(encode(&list(LARGEST / 6 + 8)), Err(StoreError::TooLarge));
     }
 
     #[test]

@@ -11,7 +11,8 @@ pub(super) enum House {
     Sessions,
     /// Session id → its present epoch. What every write is fenced by.
     Epochs,
-    /// Session id → the link's row. There is one exactly where there is an epoch.
+    /// Session id → the link's row. There is one exactly where there is an epoch. It says whose the link is:
+    /// sealed under the epoch's key as well, so that no copy in a freed page opens once the link is wiped.
     Links,
     /// Running number → what happened. Bounded by age and count in the transaction that appends.
     Journal,
@@ -170,6 +171,11 @@ pub(super) enum Table {
 }
 
 impl Table {
+    /// Whether its values are sealed under the key of the link that they are about, and then under the house's.
+    pub(super) const fn goes_with_a_link(self) -> bool {
+        matches!(self, Self::House(House::Links))
+    }
+
     pub(super) fn name(self) -> String {
         match self {
             Self::House(house) => house.name().to_owned(),

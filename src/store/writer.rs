@@ -316,7 +316,9 @@ impl Scribe {
         let gone: Vec<Epoch> = outcome.retired.iter().copied().chain(unused).collect();
         let erased = self.erase(&gone);
         if !outcome.retired.is_empty() {
-            self.sweep = Some(Instant::now() + SWEEP_AFTER);
+            // A later wipe does not put off the sweep of an earlier one.
+            self.sweep
+                .get_or_insert_with(|| Instant::now() + SWEEP_AFTER);
         }
         if outcome.shaky {
             // Before anybody is answered: this handle still shows what was there before.

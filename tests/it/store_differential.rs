@@ -15,7 +15,7 @@ use whatsapp_rust::wacore::time::now_secs;
 use whatsapp_rust_sqlite_storage::{SqliteStore, SqliteStoreConfig, Synchronous};
 
 use crate::store_calls::{Call, Draw, Trait, one};
-use crate::store_support::{self, SALON, folder, next_epoch, open, seed};
+use crate::store_support::{self, SALON, folder, next_epoch, open, reads, seed};
 
 /// The calls of each trait, epoch changes not counted.
 const CALLS: usize = 10_000;
@@ -259,12 +259,6 @@ async fn differ(store: Trait) {
     files.sort();
     assert_eq!(files, ["hairpin.keys", "hairpin.redb"]);
     bench.store.close().await;
-}
-
-fn reads(method: &str) -> bool {
-    ["get_", "load", "has_", "exists"]
-        .iter()
-        .any(|beginning| method.starts_with(beginning))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,18 @@ pub fn seed() -> u64 {
     }
 }
 
+/// Whether there is time for everything (`HAIRPIN_LONG`).
+pub fn long() -> bool {
+    std::env::var_os("HAIRPIN_LONG").is_some()
+}
+
+/// Whether a method of upstream's traits only looks.
+pub fn reads(method: &str) -> bool {
+    ["get_", "load", "has_", "exists"]
+        .iter()
+        .any(|beginning| method.starts_with(beginning))
+}
+
 /// A folder in memory where there is such a place: what is not about syncs need not wait for them.
 pub fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm")
@@ -148,4 +160,14 @@ pub fn copy(folder: &Path) -> TempDir {
         std::fs::copy(folder.join(name), copy.path().join(name)).expect("copied");
     }
     copy
+}
+
+/// How many bytes of the file are in use, in whole pages.
+pub fn in_use(folder: &Path) -> u64 {
+    let copy = copy(folder);
+    let database = redb::Database::open(copy.path().join("hairpin.redb")).expect("a store");
+    let transaction = database.begin_write().expect("writable");
+    let stats = transaction.stats().expect("counted");
+    transaction.abort().expect("left alone");
+    stats.allocated_pages() * u64::try_from(stats.page_size()).expect("small")
 }

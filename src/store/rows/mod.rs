@@ -100,3 +100,6 @@ fn delete_prefixed(
     writer.delete_all(scope.table(family), &names)?;
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests;
