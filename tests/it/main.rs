@@ -23,6 +23,7 @@ mod store_fencing;
 mod store_flips;
 mod store_gone;
 mod store_growth;
+mod store_kill;
 mod store_lab;
 mod store_model;
 mod store_rows;

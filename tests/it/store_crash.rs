@@ -2,20 +2,25 @@
 //! synced may be found. Each image opens by itself, is whole, and holds what was acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
-use hairpin::store::{DiskFile, Options, Store};
+use hairpin::store::{DiskFile, Options, Store, WrappingKey};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
+use crate::rig::PATIENCE;
 use crate::store_cut::{Cut, Image, Kind};
 use crate::store_lab::{Event, Lab};
-use crate::store_model::{NOW, Op, State, difference, look, perform, random, random_op};
+use crate::store_model::{NOW, Op, State, difference, look, next_ops, perform, random};
+use crate::store_support::seed;
 
 const STORE: &str = "hairpin.redb";
 const KEYS: &str = "hairpin.keys";
 const BLOCK: usize = 4096;
+/// The key file is the first that is made.
+const KEY_FILE: usize = 0;
 
 /// What was done, and what the disk got to see of it.
 struct Run {
@@ -26,13 +31,32 @@ struct Run {
     wiped: Vec<(usize, u64)>,
     /// So many events lie too far back to cut at.
     settled: usize,
+    /// How the store is opened.
+    options: Options,
 }
 
 /// A record, as the disk is taken to have kept it.
 type Told = fn(&Run, &Event) -> bool;
 
-fn options() -> Options {
-    Options::default()
+/// With and without a key from systemd; with a cache that holds everything, and one that holds nothing.
+fn options(random: &mut StdRng) -> Options {
+    let credential = b"sixteen bytes of a credential";
+    Options {
+        wrapping_key: random
+            .random::<bool>()
+            .then(|| WrappingKey::from_credential(credential)),
+        cache_bytes: if random.random() { 4 << 20 } else { 0 },
+        ..Options::default()
+    }
+}
+
+/// Waits until what a wipe left is out of the file, as it is done within a second.
+async fn swept(store: &Store) {
+    let started = Instant::now();
+    while !store.is_swept().expect("readable") {
+        assert!(started.elapsed() < PATIENCE, "never swept");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 /// Does random operations, one by one and several at once, with restarts in between.
@@ -42,36 +66,31 @@ async fn run(random: &mut StdRng, length: usize) -> Run {
     let mut wiped = Vec::new();
     let mut epochs: BTreeMap<&str, u64> = BTreeMap::new();
     let mut next_epoch = 1;
-    let mut store = Store::open_on(lab.arc(), options()).expect("made");
+    let options = options(random);
+    let mut store = Store::open_on(lab.arc(), options.clone()).expect("made");
     lab.mark(0, 0);
     while states.len() <= length {
         if random.random_ratio(1, 12) {
             store.close().await;
-            store = Store::open_on(lab.arc(), options()).expect("opened again");
+            store = Store::open_on(lab.arc(), options.clone()).expect("opened again");
+            continue;
+        }
+        if random.random_ratio(1, 40) {
+            swept(&store).await;
             continue;
         }
         let done = states.len() - 1;
-        let mut ops: Vec<Op> = Vec::new();
-        let most = if random.random_ratio(1, 4) { 6 } else { 1 };
-        while ops.len() < most {
-            let mut state = states[states.len() - 1].clone();
-            let op = random_op(random, &state);
-            let last = op.wipes().is_some();
-            state.apply(&op);
-            states.push(state);
-            if let Some(session) = op.wipes() {
-                if let Some(gone) = epochs.remove(session) {
-                    wiped.push((states.len() - 1, gone));
-                }
-                if let Op::Wipe(_, Some(_)) = op {
-                    epochs.insert(session, next_epoch);
-                    next_epoch += 1;
-                }
+        let ops = next_ops(random, &mut states);
+        for (after, op) in (done + 1..).zip(&ops) {
+            let Some(session) = op.wipes() else {
+                continue;
+            };
+            if let Some(gone) = epochs.remove(session) {
+                wiped.push((after, gone));
             }
-            ops.push(op);
-            if last {
-                // What comes after a wipe needs to know the new epoch.
-                break;
+            if let Op::Wipe(_, Some(_)) = op {
+                epochs.insert(session, next_epoch);
+                next_epoch += 1;
             }
         }
         let begun = done + ops.len();
@@ -90,6 +109,7 @@ async fn run(random: &mut StdRng, length: usize) -> Run {
         states,
         wiped,
         settled: 0,
+        options,
     }
 }
 
@@ -129,7 +149,8 @@ async fn check(image: &Image, allowed: &Allowed<'_>) -> Result<(), String> {
         return Err("the store is gone".to_owned());
     }
     let lab = Lab::holding(image.clone());
-    let store = Store::open_on(lab.arc(), options()).map_err(|error| format!("open: {error}"))?;
+    let store = Store::open_on(lab.arc(), allowed.run.options.clone())
+        .map_err(|error| format!("open: {error}"))?;
     let seen = look(&store)
         .await
         .map_err(|error| format!("look: {error}"))?;
@@ -238,19 +259,20 @@ async fn cut(
     (images, Ok(()))
 }
 
-fn seed() -> u64 {
-    std::env::var("HAIRPIN_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(rand::random)
+/// A generator, and what repeats it: as a rule the same, at full length another one every time.
+fn begin(part: u64) -> (u64, StdRng) {
+    let is_new = is_long() && std::env::var_os("HAIRPIN_SEED").is_none();
+    let seed = if is_new { rand::random() } else { seed() };
+    println!("HAIRPIN_SEED={seed} repeats this");
+    (seed, random(seed ^ (part << 56)))
+}
+
+fn is_long() -> bool {
+    std::env::var_os("HAIRPIN_LONG").is_some()
 }
 
 fn images(short: usize, long: usize) -> usize {
-    if std::env::var_os("HAIRPIN_LONG").is_some() {
-        long
-    } else {
-        short
-    }
+    if is_long() { long } else { short }
 }
 
 fn all(_: &Run, _: &Event) -> bool {
@@ -259,9 +281,7 @@ fn all(_: &Run, _: &Event) -> bool {
 
 /// Runs and cuts until so many images were looked at.
 async fn cut_runs(part: u64, wanted: usize) {
-    let seed = seed();
-    println!("HAIRPIN_SEED={seed} repeats this");
-    let mut random = random(seed ^ (part << 56));
+    let (seed, mut random) = begin(part);
     let mut looked = 0;
     while looked < wanted {
         let run = run(&mut random, 24).await;
@@ -286,9 +306,10 @@ async fn after_a_power_cut_at_any_other_moment_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
-    let mut random = random(seed());
+    let (seed, mut random) = begin(3);
+    let options = options(&mut random);
     let lab = Lab::recording();
-    let store = Store::open_on(lab.arc(), options()).expect("made");
+    let store = Store::open_on(lab.arc(), options.clone()).expect("made");
     lab.mark(0, 0);
     store.close().await;
     let run = Run {
@@ -296,6 +317,7 @@ async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
         states: vec![State::default()],
         wiped: Vec::new(),
         settled: 0,
+        options,
     };
     let mut disk = Cut::default();
     let mut marks = None;
@@ -306,10 +328,14 @@ async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
             if disk.is_settled() && kind != Kind::Nothing {
                 continue;
             }
-            let image = disk.image(kind, &mut random);
-            let found = check(&image, &Allowed { run: &run, marks }).await;
-            found.unwrap_or_else(|error| panic!("{kind:?} at event {at}: {error}"));
-            looked += 1;
+            for _ in 0..kind.chances() {
+                let image = disk.image(kind, &mut random);
+                let found = check(&image, &Allowed { run: &run, marks }).await;
+                found.unwrap_or_else(|error| {
+                    panic!("HAIRPIN_SEED={seed}, {kind:?} at event {at}: {error}")
+                });
+                looked += 1;
+            }
         }
         disk.feed(event);
         if let Event::Mark { begun, done } = event {
@@ -320,48 +346,58 @@ async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
     assert!(looked > 100);
 }
 
+/// The marks before an event.
+fn marks_before(events: &[Event]) -> Option<(usize, usize)> {
+    events.iter().rev().find_map(|event| match event {
+        Event::Mark { begun, done } => Some((*begun, *done)),
+        _ => None,
+    })
+}
+
+/// Opens what a disk holds, and does one thing more; the state that was found, and the record of it all.
+async fn started(lab: &Lab, options: &Options) -> (State, usize, Vec<State>) {
+    let store = Store::open_on(lab.arc(), options.clone()).expect("opened");
+    let state = look(&store).await.expect("readable");
+    let opened = lab.events().len();
+    lab.mark(0, 0);
+    let mut after = state.clone();
+    let op = Op::Journal(NOW);
+    after.apply(&op);
+    lab.mark(1, 0);
+    perform(&store, &op).await.expect("nothing is broken");
+    lab.mark(1, 1);
+    store.close().await;
+    (state.clone(), opened, vec![state, after])
+}
+
 /// A start that finishes what a cut left is cut itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_during_the_start_after_a_power_cut_loses_nothing_either() {
-    let seed = seed();
-    println!("HAIRPIN_SEED={seed} repeats this");
-    let mut random = random(seed);
+    let (seed, mut random) = begin(4);
     let mut looked = 0;
     let wanted = images(200, 5_000);
     while looked < wanted {
         let first = run(&mut random, 12).await;
-        let mut disk = Cut::default();
-        let mut marks = None;
         let at = random.random_range(first.events.len() / 4..first.events.len());
-        for event in &first.events[..at] {
-            disk.feed(event);
-            if let Event::Mark { begun, done } = event {
-                marks = Some((*begun, *done));
-            }
-        }
+        let marks = marks_before(&first.events[..at]);
         if marks.is_none() {
             continue;
         }
-        let image = disk.image(Kind::Subset, &mut random);
+        let mut disk = Cut::default();
+        for event in &first.events[..at] {
+            disk.feed(event);
+        }
         // What was found is durable now; the start goes on from there, and is on record.
-        let lab = Lab::recording_on(image);
+        let lab = Lab::recording_on(disk.image(Kind::Subset, &mut random));
         let settled = lab.events().len();
-        let store = Store::open_on(lab.arc(), options()).expect("opened");
-        let state = look(&store).await.expect("readable");
-        lab.mark(0, 0);
-        let mut after = state.clone();
-        let op = Op::Journal(NOW);
-        after.apply(&op);
-        lab.mark(1, 0);
-        perform(&store, &op).await.expect("nothing is broken");
-        lab.mark(1, 1);
-        store.close().await;
+        let (_, _, states) = started(&lab, &first.options).await;
         let gone = Allowed { run: &first, marks }.gone();
         let second = Run {
             events: lab.events(),
-            states: vec![state, after],
-            wiped: gone.into_iter().map(|epoch| (1, epoch)).collect(),
+            states,
+            wiped: gone.into_iter().map(|epoch| (0, epoch)).collect(),
             settled,
+            options: first.options.clone(),
         };
         let (images, found) = cut(&second, &mut random, 20, all).await;
         looked += images;
@@ -370,16 +406,70 @@ async fn a_power_cut_during_the_start_after_a_power_cut_loses_nothing_either() {
     println!("{looked} images");
 }
 
+/// A kill leaves what was written and not synced where the next start sees it: what that start shows must be durable by
+/// then, and a wipe that it shows must have taken its key with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_after_the_start_after_a_kill_takes_nothing_back_that_was_shown() {
+    let (seed, mut random) = begin(6);
+    let mut looked = 0;
+    let wanted = images(300, 5_000);
+    while looked < wanted {
+        let first = run(&mut random, 24).await;
+        // Just before a sync there is most to be taken for durable.
+        let syncs = |of_keys: bool| {
+            let is_one = move |event: &Event| match event {
+                Event::Sync { file } => (*file == KEY_FILE) == of_keys,
+                Event::SyncNames => !of_keys,
+                _ => false,
+            };
+            let all = 0..first.events.len();
+            all.filter(|at| is_one(&first.events[*at]))
+                .collect::<Vec<_>>()
+        };
+        let moments = [syncs(true), syncs(false)];
+        for kill in 0..8 {
+            let moments = &moments[kill % 2];
+            let at = moments[random.random_range(0..moments.len())];
+            let killed = &first.events[..at];
+            let Some((begun, done)) = marks_before(killed) else {
+                continue;
+            };
+            let lab = Lab::after_kill(killed);
+            let (found, opened, states) = started(&lab, &first.options).await;
+            let allowed = &first.states[done..=begun];
+            let Some(shown) = allowed.iter().position(|state| *state == found) else {
+                panic!(
+                    "HAIRPIN_SEED={seed}, killed at event {at}: {}",
+                    difference(&found, &first.states[begun])
+                );
+            };
+            let gone = first.wiped.iter().filter(|(by, _)| *by <= done + shown);
+            let second = Run {
+                events: lab.events(),
+                states,
+                wiped: gone.map(|(_, epoch)| (0, *epoch)).collect(),
+                // Whatever was shown was shown by then.
+                settled: opened + 1,
+                options: first.options.clone(),
+            };
+            let (images, found) = cut(&second, &mut random, 4, all).await;
+            looked += images;
+            found.unwrap_or_else(|error| {
+                panic!("HAIRPIN_SEED={seed}, image {looked}, killed at event {at}: {error}")
+            });
+        }
+    }
+    println!("{looked} images");
+}
+
 /// The same checks over a disk that does not keep to its word must find it out.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_power_cuts_find_a_missing_sync_of_any_kind() {
-    /// The key file is the first that is made.
-    const KEY_FILE: usize = 0;
     let without_store: Told =
         |_, event| !matches!(event, Event::Sync { file } if *file != KEY_FILE);
     let without_keys: Told = |_, event| !matches!(event, Event::Sync { file } if *file == KEY_FILE);
     let without_names: Told = |_, event| !matches!(event, Event::SyncNames);
-    let mut random = random(seed());
+    let (_, mut random) = begin(5);
     for (what, kept) in [
         ("the store", without_store),
         ("the keys", without_keys),

@@ -48,6 +48,16 @@ impl Kind {
     ];
 }
 
+impl Kind {
+    /// How often it is worth drawing at one moment.
+    pub fn chances(self) -> usize {
+        match self {
+            Self::Nothing | Self::Everything | Self::NoLengths | Self::NoNames => 1,
+            _ => 4,
+        }
+    }
+}
+
 /// A disk as it is known to be, and what is under way to it. Fed with a record up to the cut.
 #[derive(Default)]
 pub struct Cut {
@@ -128,13 +138,19 @@ impl Cut {
             change(files.entry(file_of(event)).or_default(), event);
         }
         let mut names = self.names.clone();
-        let renamed = match kind {
-            Kind::Nothing | Kind::NoNames => 0,
-            Kind::Everything => self.pending_names.len(),
-            _ => random.random_range(0..=self.pending_names.len()),
-        };
-        for event in &self.pending_names[..renamed] {
-            name(&mut names, event);
+        let whole = &self.pending_names;
+        let up_to = random.random_range(0..=whole.len());
+        for (at, event) in whole.iter().enumerate() {
+            let is_found = match kind {
+                Kind::Nothing | Kind::NoNames => false,
+                Kind::Everything => true,
+                // No file system promises an order of names that were not synced.
+                Kind::Subset | Kind::Reordered | Kind::DropOne => random.random(),
+                _ => at < up_to,
+            };
+            if is_found {
+                name(&mut names, event);
+            }
         }
         names
             .into_iter()

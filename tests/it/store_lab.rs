@@ -189,6 +189,28 @@ impl World {
         }
     }
 
+    fn replay(&mut self, event: &Event) {
+        match event {
+            Event::Create { name, file } => {
+                self.files
+                    .resize_with(self.files.len().max(*file + 1), Vec::new);
+                self.names.insert(name.clone(), *file);
+            }
+            Event::Rename { from, to } => {
+                let file = self.names.remove(from).expect("there");
+                self.names.insert(to.clone(), file);
+            }
+            Event::Remove { name } => {
+                self.names.remove(name);
+            }
+            Event::Write { file, offset, data } => {
+                write_into(&mut self.files[*file], *offset, data);
+            }
+            Event::SetLen { file, length } => self.files[*file].resize(at(*length), 0),
+            Event::SyncNames | Event::Sync { .. } | Event::Lost { .. } | Event::Mark { .. } => {}
+        }
+    }
+
     fn named(&self, name: &str) -> io::Result<FileId> {
         self.names
             .get(name)
@@ -223,6 +245,18 @@ impl Lab {
         }
         events.push(Event::SyncNames);
         world.events = Some(events);
+        drop(world);
+        lab
+    }
+
+    /// A disk as the next process finds it after a kill: what was written is there, synced or not.
+    pub fn after_kill(events: &[Event]) -> Self {
+        let lab = Self::recording();
+        let mut world = lab.world();
+        for event in events {
+            world.replay(event);
+        }
+        world.events = Some(events.to_vec());
         drop(world);
         lab
     }
