@@ -96,32 +96,28 @@ async fn live_through_it(folder: &Path) {
         }
     }
     let (first, last) = (months[0], months[months.len() - 1]);
-    // A year's rows come and go by chance: as many as a tenth more or fewer.
+    // A year's rows come and go by chance: as many as an eighth more or fewer.
     let flat = |what: &str, first: u64, last: u64, slack: u64| {
-        assert!(
-            last <= first + first / 8 + slack,
-            "{what}: {first}, then {last}"
-        );
+        let most = first + first / 8 + slack;
+        assert!(last <= most, "{what}: {first}, then {last}");
     };
     flat("in use", first.in_use, last.in_use, 0);
     flat("keys", first.keys, last.keys, 0);
-    flat("memory", first.memory, last.memory, 2 << 20);
+    // The first measurement itself leaves memory behind.
+    flat("memory", months[1].memory, last.memory, 1 << 20);
     for month in &months {
-        assert!(month.file <= 3 * first.in_use, "a file of {}", month.file);
-        flat("read by a start", first.read[0], month.read[0], 64 << 10);
-        flat(
-            "read by a start after a kill",
-            first.read[1],
-            month.read[1],
-            64 << 10,
-        );
+        let (in_use, file) = (month.in_use, month.file);
+        assert!(file <= 3 * in_use, "a file of {file} for {in_use}");
+        for (first, then) in first.read.into_iter().zip(month.read) {
+            flat("read by a start", first, then, 64 << 10);
+        }
     }
-    for (first, last) in first.took.into_iter().zip(last.took) {
-        // The quickest of five, and of no more than what is read: a busy machine may still make it slower.
-        assert!(
-            last <= 3 * first + Duration::from_millis(5),
-            "{first:?}, then {last:?}"
-        );
+    for how in [0, 1] {
+        // A busy machine may make any of them slower, but not all.
+        let then = months[1..].iter().map(|month| month.took[how]).min();
+        let (first, then) = (first.took[how], then.expect("some"));
+        let most = 2 * first + Duration::from_millis(2);
+        assert!(then <= most, "a start took {first:?}, then {then:?}");
     }
     store.close().await;
 }
