@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
-use redb::{Builder, Database, DatabaseError, StorageError, TableDefinition};
+use redb::{Builder, Database, DatabaseError, StorageBackend, StorageError, TableDefinition};
 use tracing::warn;
 
 use super::Epoch;
@@ -136,7 +136,26 @@ pub(super) fn open_database(place: &Place) -> Result<Database, OpenError> {
     if fs::metadata(&path)?.len() == 0 {
         return Err(OpenError::Damaged("the file is empty"));
     }
-    let database = builder(place).open(&path).map_err(database_error)?;
+    known(builder(place).open(&path).map_err(database_error)?)
+}
+
+/// Opens what a backend holds, in the same way.
+pub(super) fn open_backend(
+    place: &Place,
+    backend: impl StorageBackend,
+) -> Result<Database, OpenError> {
+    if !backend.len().is_ok_and(|length| length > 0) {
+        return Err(OpenError::Damaged("the file is empty"));
+    }
+    known(
+        builder(place)
+            .create_with_backend(backend)
+            .map_err(database_error)?,
+    )
+}
+
+/// A layout that this version knows.
+fn known(database: Database) -> Result<Database, OpenError> {
     let layout = layout(&database)?;
     if layout > LAYOUT {
         return Err(OpenError::Newer(layout));
@@ -175,7 +194,13 @@ fn database_error(error: DatabaseError) -> OpenError {
         }
         DatabaseError::UpgradeRequired(_) => OpenError::Damaged("the file is of a foreign format"),
         DatabaseError::Storage(StorageError::Io(error))
-            if error.kind() == io::ErrorKind::InvalidData =>
+            if matches!(
+                error.kind(),
+                // No magic number, or the file ends before its own tables do.
+                io::ErrorKind::InvalidData
+                    | io::ErrorKind::InvalidInput
+                    | io::ErrorKind::UnexpectedEof
+            ) =>
         {
             OpenError::Damaged("the file is not a store")
         }

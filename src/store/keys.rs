@@ -100,7 +100,20 @@ impl Keys {
 
     /// Reads every block. A block that is neither used nor empty is damage, unless nothing names its epoch.
     pub(super) fn open(path: &Path, wrapping: Option<WrappingKey>) -> Result<Self, OpenError> {
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Self::load(OpenOptions::new().read(true).write(true), path, wrapping)
+    }
+
+    /// The same, for whoever changes nothing.
+    pub(super) fn read(path: &Path, wrapping: Option<WrappingKey>) -> Result<Self, OpenError> {
+        Self::load(OpenOptions::new().read(true), path, wrapping)
+    }
+
+    fn load(
+        how: &OpenOptions,
+        path: &Path,
+        wrapping: Option<WrappingKey>,
+    ) -> Result<Self, OpenError> {
+        let file = match how.open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(OpenError::KeysMissing);

@@ -7,6 +7,7 @@ mod error;
 mod journal;
 mod keys;
 mod links;
+mod look;
 mod record;
 mod rows;
 mod seal;
@@ -35,6 +36,7 @@ pub use error::{OpenError, StoreError};
 pub use journal::{JournalEntry, JournalWhat};
 pub use keys::WrappingKey;
 pub use links::{Ended, EndedReason, Halted, HaltedReason, LinkRow, Linked, NewLink};
+pub use look::Hold;
 
 const SESSIONS: Table = Table::House(House::Sessions);
 const SETTINGS: Table = Table::House(House::Settings);
@@ -475,39 +477,7 @@ impl Store {
 
 /// Reads what the store names, and clears key blocks it does not name: a crash in between a wipe's steps ends here.
 fn settle(database: &redb::Database, keys: &mut keys::Keys) -> Result<u64, OpenError> {
-    let damaged = |error: StoreError| match error {
-        StoreError::Damaged | StoreError::StaleEpoch => OpenError::Damaged("a row does not open"),
-        _ => OpenError::Damaged("it cannot be read"),
-    };
-    let ring: KeyRing = keys
-        .epochs()
-        .into_iter()
-        .filter_map(|epoch| keys.get(epoch).map(|key| (epoch, key)))
-        .collect();
-    if !ring.contains_key(&Epoch::HOUSE) {
-        return Err(OpenError::KeysMissing);
-    }
-    let (next, named) = {
-        let rows = Reader::new(database, &ring).map_err(damaged)?;
-        let next = rows
-            .get(Table::House(House::Meta), b"next_epoch")
-            .map_err(damaged)?
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(u64::from_be_bytes)
-            .ok_or(OpenError::Damaged("it names no epoch"))?;
-        let mut named = vec![Epoch::HOUSE];
-        for (_, epoch) in rows.all(Table::House(House::Epochs)).map_err(damaged)? {
-            let epoch = epoch
-                .try_into()
-                .map(|bytes| Epoch(u64::from_be_bytes(bytes)))
-                .map_err(|_| OpenError::Damaged("it names no epoch"))?;
-            named.push(epoch);
-        }
-        (next, named)
-    };
-    if named.iter().any(|epoch| !ring.contains_key(epoch)) {
-        return Err(OpenError::KeysMissing);
-    }
+    let (next, named) = census(database, keys)?;
     let mut highest = next;
     let mut cleared = false;
     for epoch in keys.epochs() {
@@ -521,6 +491,41 @@ fn settle(database: &redb::Database, keys: &mut keys::Keys) -> Result<u64, OpenE
         keys.sync()?;
     }
     Ok(highest)
+}
+
+/// The next epoch and those that the store names, each with its key.
+fn census(database: &redb::Database, keys: &keys::Keys) -> Result<(u64, Vec<Epoch>), OpenError> {
+    let damaged = |error: StoreError| match error {
+        StoreError::Damaged | StoreError::StaleEpoch => OpenError::Damaged("a row does not open"),
+        _ => OpenError::Damaged("it cannot be read"),
+    };
+    let ring: KeyRing = keys
+        .epochs()
+        .into_iter()
+        .filter_map(|epoch| keys.get(epoch).map(|key| (epoch, key)))
+        .collect();
+    if !ring.contains_key(&Epoch::HOUSE) {
+        return Err(OpenError::KeysMissing);
+    }
+    let rows = Reader::new(database, &ring).map_err(damaged)?;
+    let next = rows
+        .get(Table::House(House::Meta), b"next_epoch")
+        .map_err(damaged)?
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u64::from_be_bytes)
+        .ok_or(OpenError::Damaged("it names no epoch"))?;
+    let mut named = vec![Epoch::HOUSE];
+    for (_, epoch) in rows.all(Table::House(House::Epochs)).map_err(damaged)? {
+        let epoch = epoch
+            .try_into()
+            .map(|bytes| Epoch(u64::from_be_bytes(bytes)))
+            .map_err(|_| OpenError::Damaged("it names no epoch"))?;
+        named.push(epoch);
+    }
+    if named.iter().any(|epoch| !ring.contains_key(epoch)) {
+        return Err(OpenError::KeysMissing);
+    }
+    Ok((next, named))
 }
 
 /// The moment in a budget row's name.
