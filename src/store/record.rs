@@ -88,9 +88,10 @@ pub(super) struct JournalRecord {
     pub(super) outcome: Option<String>,
 }
 
-/// An app-state sync key.
+/// An app-state sync key. It names itself: its row's name is hashed under a key that a restored link no longer has.
 #[derive(Encode, Decode)]
 pub(super) struct SyncKeyRecord {
+    pub(super) key_id: Vec<u8>,
     pub(super) key_data: Vec<u8>,
     pub(super) fingerprint: Vec<u8>,
     pub(super) timestamp: i64,

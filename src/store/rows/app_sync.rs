@@ -11,7 +11,7 @@ use crate::store::tables::Family;
 use crate::store::tx::{Rows, Scope, Writer};
 
 /// Names the key that was set last; no key id is this long.
-const LATEST: &[u8] = b"the key that was set last, by its id";
+pub(in crate::store) const LATEST: &[u8] = b"the key that was set last, by its id";
 
 pub(in crate::store) fn key(
     rows: &impl Rows,
@@ -19,15 +19,31 @@ pub(in crate::store) fn key(
     key_id: &[u8],
 ) -> Result<Option<AppStateSyncKey>> {
     rows.get(scope.table(Family::SyncKeys), &scope.name(&[key_id]))?
-        .map(|bytes| {
-            let record: SyncKeyRecord = record::decode(&bytes)?;
-            Ok(AppStateSyncKey {
-                key_data: record.key_data,
-                fingerprint: record.fingerprint,
-                timestamp: record.timestamp,
-            })
-        })
+        .map(|bytes| record::decode(&bytes).map(opened))
         .transpose()
+}
+
+/// All keys, each with its id.
+pub(in crate::store) fn all_keys(
+    rows: &impl Rows,
+    scope: &Scope,
+) -> Result<Vec<(Vec<u8>, AppStateSyncKey)>> {
+    rows.all(scope.table(Family::SyncKeys))?
+        .into_iter()
+        .filter(|(name, _)| name != LATEST)
+        .map(|(_, bytes)| {
+            let mut record: SyncKeyRecord = record::decode(&bytes)?;
+            Ok((std::mem::take(&mut record.key_id), opened(record)))
+        })
+        .collect()
+}
+
+fn opened(record: SyncKeyRecord) -> AppStateSyncKey {
+    AppStateSyncKey {
+        key_data: record.key_data,
+        fingerprint: record.fingerprint,
+        timestamp: record.timestamp,
+    }
 }
 
 pub(in crate::store) fn set_key(
@@ -37,6 +53,7 @@ pub(in crate::store) fn set_key(
     key: &AppStateSyncKey,
 ) -> Result<()> {
     let record = record::encode(&SyncKeyRecord {
+        key_id: key_id.to_vec(),
         key_data: key.key_data.clone(),
         fingerprint: key.fingerprint.clone(),
         timestamp: key.timestamp,
