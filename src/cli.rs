@@ -8,45 +8,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
 use crate::app;
-use crate::config::{ConfigError, Settings, Sources};
+use crate::config::{Settings, Sources};
 use crate::phone::{Country, Phone, PhoneError};
 use crate::words::{self, Lang};
 
-/// Why the program ends without having done what it was asked.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct ExitError {
-    /// 1 failed, 2 wrong use or settings, 3 the store is in use, 4 it is damaged, 5 the appliance is not running.
-    pub code: u8,
-    /// One line: what, and the mend.
-    pub message: String,
-}
-
-impl ExitError {
-    /// Failed.
-    #[must_use]
-    pub fn failed(message: impl Into<String>) -> Self {
-        Self {
-            code: 1,
-            message: message.into(),
-        }
-    }
-
-    /// Wrong use, bad input or bad settings.
-    #[must_use]
-    pub fn wrong_use(message: impl Into<String>) -> Self {
-        Self {
-            code: 2,
-            message: message.into(),
-        }
-    }
-}
-
-impl From<ConfigError> for ExitError {
-    fn from(error: ConfigError) -> Self {
-        Self::wrong_use(error.to_string())
-    }
-}
+pub use crate::exit::ExitError;
 
 /// Links a salon's WhatsApp by pairing code and keeps it linked.
 #[derive(Debug, Parser)]

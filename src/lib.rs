@@ -7,6 +7,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod exit;
 pub mod link;
 pub mod mask;
 pub mod metrics;
