@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::app;
 use crate::config::{Settings, Sources};
 use crate::phone::{Country, Phone, PhoneError};
+use crate::upkeep;
 use crate::words::{self, Lang};
 
 pub use crate::exit::ExitError;
@@ -56,6 +57,29 @@ enum Command {
         /// Makes a new key; whoever is logged in has to log in again.
         #[arg(long)]
         rotate: bool,
+    },
+    /// Verifies the store, and says what it holds, without secrets. Changes nothing.
+    Check,
+    /// Writes one consistent file of everything a new machine needs, readable only with its passphrase.
+    ///
+    /// The passphrase is asked for, or comes from HAIRPIN_BACKUP_PASSPHRASE; without one the credential hairpin-key
+    /// that systemd gives seals the backup. It is never an argument: those can be seen in the process list.
+    Backup {
+        /// The file; one that is there stays until the new one is complete. `-` is standard output.
+        file: PathBuf,
+    },
+    /// Puts a backup in the place of the store, which is set aside. The appliance has to be stopped.
+    ///
+    /// Brings back identity, device, settings and journal; conversations start anew.
+    Restore {
+        /// The file. `-` is standard input.
+        file: PathBuf,
+    },
+    /// Sets the store aside under a dated name, so that the next start begins empty. The appliance has to be stopped.
+    StartOver {
+        /// Asks nothing.
+        #[arg(long)]
+        yes: bool,
     },
     /// Shows how a number is read, or why it is refused.
     ///
@@ -142,6 +166,10 @@ fn run(cli: Cli) -> Result<(), ExitError> {
     match cli.command {
         Command::Serve { open_key, .. } => app::serve(settings, open_key),
         Command::AccessKey { rotate } => app::access_key(&settings, rotate),
+        Command::Check => upkeep::check(&settings),
+        Command::Backup { file } => upkeep::backup(&settings, &file),
+        Command::Restore { file } => upkeep::restore(&settings, &file),
+        Command::StartOver { yes } => upkeep::start_over(&settings, yes),
         Command::Phone {
             number,
             country,

@@ -148,6 +148,24 @@ pub(super) struct MsgSecretRecord {
     pub(super) message_ts: i64,
 }
 
+/// What a backup says of itself, before everything else.
+#[derive(Encode, Decode)]
+pub(super) struct BackupHeadRecord {
+    pub(super) made_at: i64,
+    pub(super) program: String,
+    pub(super) layout: u32,
+    pub(super) next_epoch: u64,
+}
+
+/// Anything else in a backup: what it is, of which session, its name, and its bytes as they are stored.
+#[derive(Encode, Decode)]
+pub(super) struct BackupPartRecord {
+    pub(super) kind: u8,
+    pub(super) session: String,
+    pub(super) name: Vec<u8>,
+    pub(super) value: Vec<u8>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,7 +22,6 @@ pub(super) enum House {
 }
 
 impl House {
-    #[cfg(test)]
     pub(super) const ALL: [Self; 7] = [
         Self::Meta,
         Self::Sessions,

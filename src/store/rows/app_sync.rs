@@ -19,7 +19,7 @@ pub(in crate::store) fn key(
     key_id: &[u8],
 ) -> Result<Option<AppStateSyncKey>> {
     rows.get(scope.table(Family::SyncKeys), &scope.name(&[key_id]))?
-        .map(|bytes| record::decode(&bytes).map(opened))
+        .map(|bytes| decode_key(&bytes).map(|(_, key)| key))
         .transpose()
 }
 
@@ -31,19 +31,28 @@ pub(in crate::store) fn all_keys(
     rows.all(scope.table(Family::SyncKeys))?
         .into_iter()
         .filter(|(name, _)| name != LATEST)
-        .map(|(_, bytes)| {
-            let mut record: SyncKeyRecord = record::decode(&bytes)?;
-            Ok((std::mem::take(&mut record.key_id), opened(record)))
-        })
+        .map(|(_, bytes)| decode_key(&bytes))
         .collect()
 }
 
-fn opened(record: SyncKeyRecord) -> AppStateSyncKey {
-    AppStateSyncKey {
+/// A key as it is stored, and its id.
+pub(in crate::store) fn decode_key(bytes: &[u8]) -> Result<(Vec<u8>, AppStateSyncKey)> {
+    let record: SyncKeyRecord = record::decode(bytes)?;
+    let key = AppStateSyncKey {
         key_data: record.key_data,
         fingerprint: record.fingerprint,
         timestamp: record.timestamp,
-    }
+    };
+    Ok((record.key_id, key))
+}
+
+pub(in crate::store) fn encode_key(key_id: &[u8], key: &AppStateSyncKey) -> Result<Vec<u8>> {
+    record::encode(&SyncKeyRecord {
+        key_id: key_id.to_vec(),
+        key_data: key.key_data.clone(),
+        fingerprint: key.fingerprint.clone(),
+        timestamp: key.timestamp,
+    })
 }
 
 pub(in crate::store) fn set_key(
@@ -52,15 +61,18 @@ pub(in crate::store) fn set_key(
     key_id: &[u8],
     key: &AppStateSyncKey,
 ) -> Result<()> {
-    let record = record::encode(&SyncKeyRecord {
-        key_id: key_id.to_vec(),
-        key_data: key.key_data.clone(),
-        fingerprint: key.fingerprint.clone(),
-        timestamp: key.timestamp,
-    })?;
+    let record = encode_key(key_id, key)?;
     let table = scope.table(Family::SyncKeys);
     writer.put(table, &scope.name(&[key_id]), &record)?;
-    writer.put(table, LATEST, key_id)
+    set_latest(writer, scope, key_id)
+}
+
+pub(in crate::store) fn set_latest(
+    writer: &Writer<'_>,
+    scope: &Scope,
+    key_id: &[u8],
+) -> Result<()> {
+    writer.put(scope.table(Family::SyncKeys), LATEST, key_id)
 }
 
 pub(in crate::store) fn latest_key_id(rows: &impl Rows, scope: &Scope) -> Result<Option<Vec<u8>>> {
