@@ -7,7 +7,8 @@
 //! ```text
 //! hairpin.restore.new/                being made: nothing has happened yet
 //! hairpin.restore/ with hairpin.redb  ready: nothing has happened yet
-//! hairpin.restore/ without it         decided: hairpin.redb is the restored one, its keys are still in here
+//! hairpin.restore/ without it         decided: hairpin.redb is the restored one; its keys, and the old pair under
+//!                                     its dated names, may still be in here
 //! ```
 //!
 //! Whoever opens the store next finishes what was decided and forgets what was not. `hairpin.redb` is never missing in
@@ -26,8 +27,8 @@ use super::keys;
 
 const BUILDING: &str = "hairpin.restore.new";
 const READY: &str = "hairpin.restore";
-/// The store's files, and what the old ones are called while a restored pair is ready.
-const PAIR: [(&str, &str); 2] = [(keys::FILE, "old.keys"), (birth::FILE, "old.redb")];
+/// The store's files.
+const PAIR: [&str; 2] = [keys::FILE, birth::FILE];
 
 /// While this lives, no other command works on the folder's files as a whole, and no store in it is opened.
 #[derive(Debug)]
@@ -118,7 +119,7 @@ pub(super) fn settle(folder: &Path) -> io::Result<()> {
     }
     forget(&building)?;
     if is_decided(folder) {
-        finish(folder, now(), &mut |_| {})?;
+        finish(folder, &mut |_| {})?;
     }
     Ok(())
 }
@@ -163,8 +164,12 @@ pub(super) fn put_in_place(
     after: &mut dyn FnMut(Step),
 ) -> io::Result<Vec<PathBuf>> {
     let (building, ready) = (folder.join(BUILDING), folder.join(READY));
-    for (name, kept) in PAIR {
-        keep(&folder.join(name), &building.join(kept))?;
+    let suffix = free_suffix(folder, at);
+    for name in PAIR {
+        keep(
+            &folder.join(name),
+            &building.join(format!("{name}.{suffix}")),
+        )?;
     }
     give_to_owner_of(folder, &building)?;
     sync(&building)?;
@@ -183,10 +188,10 @@ pub(super) fn put_in_place(
     sync(folder)?;
     sync(&ready)?;
     after(Step::Decided);
-    finish(folder, at, after)
+    finish(folder, after)
 }
 
-/// There was no store to lock; one that came to be meanwhile is not replaced.
+/// What came to be under the name meanwhile is not replaced.
 fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
@@ -201,21 +206,23 @@ fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The steps that follow once it is decided; each may have been done before.
-fn finish(folder: &Path, at: i64, after: &mut dyn FnMut(Step)) -> io::Result<Vec<PathBuf>> {
+fn finish(folder: &Path, after: &mut dyn FnMut(Step)) -> io::Result<Vec<PathBuf>> {
     let ready = folder.join(READY);
     if rename_if_there(&ready.join(keys::FILE), &folder.join(keys::FILE))? {
         sync(folder)?;
         sync(&ready)?;
     }
     after(Step::Paired);
-    let suffix = free_suffix(folder, at);
+    let mut kept: Vec<_> = fs::read_dir(&ready)?
+        .map(|entry| Ok(entry?.file_name()))
+        .collect::<io::Result<_>>()?;
+    kept.sort();
     let mut aside = Vec::new();
-    for (name, kept) in PAIR {
-        let dated = folder.join(format!("{name}.{suffix}"));
-        if rename_if_there(&ready.join(kept), &dated)? {
-            aside.push(dated);
-            after(Step::Dated);
-        }
+    for name in kept {
+        let dated = folder.join(&name);
+        rename_to_new(&ready.join(&name), &dated)?;
+        aside.push(dated);
+        after(Step::Dated);
     }
     sync(folder)?;
     sync(&ready)?;
@@ -231,7 +238,7 @@ pub(super) fn set_aside(folder: &Path, at: i64) -> Result<Vec<PathBuf>, OpenErro
     let _alone = Alone::take(folder)?;
     let suffix = free_suffix(folder, at);
     let mut aside = Vec::new();
-    for (name, _) in PAIR {
+    for name in PAIR {
         let dated = folder.join(format!("{name}.{suffix}"));
         if rename_if_there(&folder.join(name), &dated)? {
             sync(folder)?;
@@ -289,7 +296,7 @@ fn free_suffix(folder: &Path, at: i64) -> String {
         let suffix = dated(second);
         let taken = PAIR
             .iter()
-            .any(|(name, _)| fs::symlink_metadata(folder.join(format!("{name}.{suffix}"))).is_ok());
+            .any(|name| fs::symlink_metadata(folder.join(format!("{name}.{suffix}"))).is_ok());
         if !taken {
             return suffix;
         }
@@ -318,14 +325,6 @@ pub(crate) fn dated(second: i64) -> String {
         of_day / 60 % 60,
         of_day % 60
     )
-}
-
-fn now() -> i64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| {
-            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-        })
 }
 
 #[cfg(test)]

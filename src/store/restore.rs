@@ -283,3 +283,206 @@ fn beyond(folder: &Path, wrapping: Option<&WrappingKey>) -> Result<u64, OpenErro
         .map(|epoch| epoch.0.saturating_add(1))
         .fold(told, u64::max))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{BackupKey, LinkRow, NewLink, birth};
+
+    fn key() -> BackupKey {
+        BackupKey::Credential(WrappingKey::from_credential(&[7; 32]))
+    }
+
+    /// A store whose one link is of this number.
+    async fn store_of(folder: &Path, number: &str) -> Store {
+        let store = Store::open(folder, Options::default()).expect("opened");
+        store.put_session("salon", "Salon", 1).await.expect("added");
+        let next = NewLink {
+            line: number.to_owned(),
+            intended: number.to_owned(),
+            now: 1,
+        };
+        store
+            .replace_link("salon", None, Some(next), vec![])
+            .await
+            .expect("opened");
+        store
+    }
+
+    /// What a power cut at this moment leaves.
+    fn image(folder: &Path) -> tempfile::TempDir {
+        fn copy(from: &Path, to: &Path) {
+            for entry in fs::read_dir(from).expect("a folder") {
+                let entry = entry.expect("an entry");
+                let to = to.join(entry.file_name());
+                if entry.path().is_dir() {
+                    fs::create_dir(&to).expect("made");
+                    copy(&entry.path(), &to);
+                } else {
+                    fs::copy(entry.path(), to).expect("copied");
+                }
+            }
+        }
+        let image = tempfile::tempdir().expect("a folder");
+        copy(folder, image.path());
+        image
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .expect("a folder")
+            .map(|entry| {
+                let entry = entry.expect("an entry");
+                entry.file_name().to_string_lossy().into_owned()
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn link_in(store: &Store) -> LinkRow {
+        store.link("salon").expect("read").expect("a link")
+    }
+
+    #[tokio::test]
+    async fn a_cut_at_any_step_of_a_restore_leaves_the_old_store_or_the_new_one_whole() {
+        let source = tempfile::tempdir().expect("a folder");
+        let store = store_of(source.path(), "79001234567").await;
+        let sealed = store.backup(&key(), 5).expect("a backup");
+        store.close().await;
+        let folder = tempfile::tempdir().expect("a folder");
+        store_of(folder.path(), "79007654321").await.close().await;
+        let old_epoch = {
+            let looked = Store::look(folder.path(), None).expect("looked");
+            link_in(&looked).epoch
+        };
+
+        let mut images = vec![(None, image(folder.path()))];
+        let mut at_step = |step| images.push((Some(step), image(folder.path())));
+        let backup = Backup::open(&sealed, &key()).expect("opened");
+        backup
+            .restore_watched(folder.path(), None, 9_000, &mut at_step)
+            .await
+            .expect("restored");
+        let steps: Vec<_> = images.iter().filter_map(|(step, _)| *step).collect();
+        assert_eq!(
+            steps,
+            [
+                Step::Kept,
+                Step::Ready,
+                Step::Decided,
+                Step::Paired,
+                Step::Dated,
+                Step::Dated,
+                Step::Finished
+            ]
+        );
+        for (step, image) in images {
+            let is_new = !matches!(step, None | Some(Step::Kept | Step::Ready));
+            let line = if is_new { "79001234567" } else { "79007654321" };
+            // Looking finishes nothing, and sees the right pair.
+            let before = names(image.path());
+            let looked = Store::look(image.path(), None).expect("looked");
+            assert_eq!(link_in(&looked).line, line, "{step:?}");
+            assert!(looked.verify().is_ok(), "{step:?}");
+            assert_eq!(names(image.path()), before, "{step:?}");
+            // The next start finishes what was decided, and forgets what was not.
+            let store = Store::open(image.path(), Options::default()).expect("opened");
+            let row = link_in(&store);
+            assert_eq!(
+                (row.line.as_str(), row.restored),
+                (line, is_new),
+                "{step:?}"
+            );
+            assert_eq!(row.epoch > old_epoch, is_new, "{step:?}");
+            store.close().await;
+            let left = names(image.path());
+            assert_eq!(left.len(), if is_new { 4 } else { 2 }, "{step:?}: {left:?}");
+            assert!(
+                !left.iter().any(|name| name.contains("restore")),
+                "{left:?}"
+            );
+            // And it can be done again.
+            let backup = Backup::open(&sealed, &key()).expect("opened");
+            let again = backup.restore(image.path(), None, 9_000).await;
+            let again = again.expect("restored again");
+            assert_eq!(again.aside.len(), 2, "{step:?}");
+            let looked = Store::look(image.path(), None).expect("looked");
+            assert_eq!(link_in(&looked).line, "79001234567", "{step:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_restore_that_was_cut_short_is_finished_or_forgotten_by_the_next_restore_too() {
+        let source = tempfile::tempdir().expect("a folder");
+        let store = store_of(source.path(), "79001234567").await;
+        let sealed = store.backup(&key(), 5).expect("a backup");
+        store.close().await;
+        let folder = tempfile::tempdir().expect("a folder");
+        store_of(folder.path(), "79007654321").await.close().await;
+        let mut images = Vec::new();
+        let mut at_step = |_| images.push(image(folder.path()));
+        let backup = Backup::open(&sealed, &key()).expect("opened");
+        backup
+            .restore_watched(folder.path(), None, 9_000, &mut at_step)
+            .await
+            .expect("restored");
+        for image in images {
+            let backup = Backup::open(&sealed, &key()).expect("opened");
+            backup
+                .restore(image.path(), None, 12_000)
+                .await
+                .expect("restored");
+            // Whatever was set aside opens: no store has lost its keys, no keys their store.
+            let dated: Vec<String> = names(image.path())
+                .into_iter()
+                .filter(|name| name.starts_with("hairpin.redb."))
+                .collect();
+            assert!(!dated.is_empty());
+            for name in dated {
+                let suffix = name.trim_start_matches("hairpin.redb.");
+                let apart = tempfile::tempdir().expect("a folder");
+                for file in [birth::FILE, keys::FILE] {
+                    let from = image.path().join(format!("{file}.{suffix}"));
+                    fs::copy(from, apart.path().join(file)).expect("both of a pair");
+                }
+                let looked = Store::look(apart.path(), None).expect("looked");
+                assert!(looked.verify().is_ok(), "{name}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_cannot_be_made_leaves_the_old_one_and_nothing_else() {
+        let source = tempfile::tempdir().expect("a folder");
+        let store = store_of(source.path(), "79001234567").await;
+        let sealed = store.backup(&key(), 5).expect("a backup");
+        store.close().await;
+        let folder = tempfile::tempdir().expect("a folder");
+        store_of(folder.path(), "79007654321").await.close().await;
+        let before = names(folder.path());
+        let mut backup = Backup::open(&sealed, &key()).expect("opened");
+        // A setting that is no text: the new store does not pass its own check.
+        backup.settings.push((vec![0xff], vec![]));
+        let refused = backup.restore(folder.path(), None, 9_000).await;
+        assert!(matches!(
+            refused,
+            Err(RestoreError::Store(OpenError::Io(_)))
+        ));
+        assert_eq!(names(folder.path()), before);
+        let looked = Store::look(folder.path(), None).expect("looked");
+        assert_eq!(link_in(&looked).line, "79007654321");
+    }
+
+    #[test]
+    fn new_pre_key_ids_stay_within_their_bits_wherever_the_old_ones_were() {
+        for old in [0, 1, 813, 1 << 23, 16_777_214, 16_777_215, u32::MAX] {
+            let mut device = Device::new();
+            device.next_pre_key_id = old;
+            let next = anew(device).expect("made").next_pre_key_id;
+            assert!((1..=16_777_215).contains(&next), "{old} → {next}");
+            let apart = (i64::from(next) - i64::from(old)).rem_euclid(16_777_215);
+            assert!(apart >= 1 << 16, "{old} → {next}");
+        }
+    }
+}
