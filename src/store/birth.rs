@@ -5,6 +5,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
@@ -18,7 +19,7 @@ use super::tables::{House, Table};
 use super::tx::{KeyRing, Writer};
 
 /// The store's name in the data folder.
-pub(super) const FILE: &str = "hairpin.redb";
+pub(crate) const FILE: &str = "hairpin.redb";
 /// The layout of everything in the file. A newer one is refused untouched.
 pub(super) const LAYOUT: u32 = 1;
 const BORN: &str = "hairpin.redb.new";
@@ -147,11 +148,12 @@ pub(super) fn open_backend(
     if !backend.len().is_ok_and(|length| length > 0) {
         return Err(OpenError::Damaged("the file is empty"));
     }
-    known(
-        builder(place)
-            .create_with_backend(backend)
-            .map_err(database_error)?,
-    )
+    // redb asserts in places what a damaged file does not keep to.
+    let database = catch_unwind(AssertUnwindSafe(|| {
+        builder(place).create_with_backend(backend)
+    }))
+    .map_err(|_| OpenError::Damaged("the file's checks fail"))?;
+    known(database.map_err(database_error)?)
 }
 
 /// A layout that this version knows.

@@ -154,8 +154,23 @@ impl std::fmt::Debug for LinkRow {
 
 pub(super) fn read(rows: &impl Rows, session: &str) -> Result<Option<LinkRow>, StoreError> {
     rows.get(LINKS, session.as_bytes())?
-        .map(|bytes| from_record(record::decode(&bytes)?))
+        .map(|bytes| decode(&bytes))
         .transpose()
+}
+
+/// A link's row as it is stored.
+pub(super) fn decode(bytes: &[u8]) -> Result<LinkRow, StoreError> {
+    from_record(record::decode(bytes)?)
+}
+
+/// Brings a link in under an epoch that was never used.
+pub(super) fn bring_in(
+    writer: &Writer<'_>,
+    session: &str,
+    row: &LinkRow,
+) -> Result<(), StoreError> {
+    writer.put(EPOCHS, session.as_bytes(), &row.epoch.0.to_be_bytes())?;
+    put(writer, session, row)
 }
 
 /// THE wipe: everything of the old epoch goes, the next one opens, the journal says so; one transaction.

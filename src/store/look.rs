@@ -12,9 +12,11 @@ use std::sync::{Arc, Mutex, RwLock};
 use redb::StorageBackend as _;
 use redb::backends::InMemoryBackend;
 
+use super::aside;
 use super::birth::{self, Place};
 use super::error::OpenError;
-use super::keys::{self, Keys, WrappingKey};
+use super::keys::{Keys, WrappingKey};
+use super::overlay::Overlay;
 use super::writer::Shared;
 use super::{Options, Store, census};
 
@@ -57,7 +59,7 @@ impl Store {
         let mut hold = Hold::on(folder)?.ok_or(io::Error::from(io::ErrorKind::NotFound))?;
         let mut bytes = Vec::new();
         hold.file.read_to_end(&mut bytes)?;
-        let keys = Keys::read(&folder.join(keys::FILE), wrapping)?;
+        let keys = Keys::read(&aside::key_file(folder), wrapping)?;
         drop(hold);
         let backend = InMemoryBackend::new();
         let foreign = |_| OpenError::Damaged("the file is not a store");
@@ -113,10 +115,27 @@ fn holder_in(locks: &str, device: u64, inode: u64) -> Option<u32> {
     })
 }
 
+/// Refuses a store of a newer layout before anything opens it for writing: redb commits whenever it does.
+pub(super) fn refuse_newer(folder: &Path) -> Result<(), OpenError> {
+    let Some(hold) = Hold::on(folder)? else {
+        return Ok(());
+    };
+    let place = Place {
+        folder: folder.to_owned(),
+        cache_bytes: Options::default().cache_bytes,
+    };
+    match birth::open_backend(&place, Overlay::over(hold.file)?) {
+        Err(error @ OpenError::Newer(_)) => Err(error),
+        // Whatever else is wrong is found, and said, where it is opened.
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::NewLink;
+    use crate::store::keys;
 
     async fn a_store(folder: &Path) {
         let store = Store::open(folder, Options::default()).expect("opened");

@@ -1,14 +1,20 @@
 //! Owns the store: one redb file behind one writer thread, one key file beside it.
 //! Every link of a session has an epoch; what is written under an epoch that is over is refused.
 
+mod aside;
 mod backend;
+mod backup;
 mod birth;
+mod check;
+mod envelope;
 mod error;
 mod journal;
 mod keys;
 mod links;
 mod look;
+mod overlay;
 mod record;
+mod restore;
 mod rows;
 mod seal;
 mod tables;
@@ -24,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use redb::ReadableDatabase as _;
 use tokio::sync::oneshot;
 
 use record::SessionRecord;
@@ -31,12 +38,19 @@ use tables::{House, Table};
 use tx::{KeyRing, Reader, Rows, Writer};
 use writer::{Job, Shared};
 
+pub use aside::Occupied;
+pub(crate) use aside::dated;
 pub use backend::EpochBackend;
-pub use error::{OpenError, StoreError};
+pub(crate) use birth::FILE;
+pub use check::{LinkReport, Report, SlotReport};
+pub use envelope::{BackupKey, BackupWay};
+pub use error::{BackupError, Flaw, OpenError, RestoreError, StoreError};
 pub use journal::{JournalEntry, JournalWhat};
+pub(crate) use keys::FILE as KEY_FILE;
 pub use keys::WrappingKey;
 pub use links::{Ended, EndedReason, Halted, HaltedReason, LinkRow, Linked, NewLink};
 pub use look::Hold;
+pub use restore::{Backup, Restored};
 
 const SESSIONS: Table = Table::House(House::Sessions);
 const SETTINGS: Table = Table::House(House::Settings);
@@ -117,8 +131,18 @@ impl Store {
             folder: folder.to_owned(),
             cache_bytes: options.cache_bytes,
         };
+        // A restore or a start-over is not to be met half-way.
+        let occupied = Occupied::take(folder)?;
+        if folder.exists() {
+            aside::settle(folder)?;
+        }
+        look::refuse_newer(folder)?;
         let (database, mut keys) = birth::open(&place, options.wrapping_key, options.create)?;
         let next_epoch = settle(&database, &mut keys)?;
+        if let Err(error) = keys.rotate() {
+            tracing::warn!(%error, "some keys are not under the new credential yet; keep the old one until the next start");
+        }
+        drop(occupied);
         let ring: KeyRing = keys
             .epochs()
             .into_iter()
@@ -143,6 +167,15 @@ impl Store {
             jobs: Arc::new(RwLock::new(Some(jobs))),
             thread: Arc::new(Mutex::new(Some(thread))),
         })
+    }
+
+    /// Sets a folder's store and its keys aside under dated names, so that the next start begins empty; what they are
+    /// called now. Blocking.
+    ///
+    /// # Errors
+    /// When the store is in use, or not there.
+    pub fn set_aside(folder: &Path, now: i64) -> Result<Vec<PathBuf>, OpenError> {
+        aside::set_aside(folder, now)
     }
 
     /// Commits everything that is queued, then lets the file go. Later calls fail.
@@ -431,6 +464,33 @@ impl Store {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         read(&Reader::new(database, &keys)?)
+    }
+
+    /// Reads for longer than a moment. Commits and wipes go on meanwhile: only the sweep after a wipe waits, as it
+    /// does for every reader, because redb compacts a file that nobody reads.
+    fn read_long<T>(
+        &self,
+        read: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if self.shared.closed.load(Ordering::SeqCst) {
+            return Err(StoreError::Closed);
+        }
+        let database = self
+            .shared
+            .database
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_ref().ok_or(StoreError::Disk)?;
+        // The keys and the transaction are of one moment: whatever the transaction names has its key among these.
+        let (transaction, keys) = {
+            let keys = self
+                .shared
+                .keys
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            (database.begin_read()?, keys.clone())
+        };
+        read(&Reader::over(transaction, &keys))
     }
 
     /// Writes; resolves once it is durable. The work may run twice, so it takes nothing out of its captures.

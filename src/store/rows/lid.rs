@@ -44,14 +44,7 @@ pub(in crate::store) fn put(
             }
         }
         writer.put(numbers, &hash(scope, &entry.phone_number), &name)?;
-        let record = record::encode(&LidRecord {
-            lid: entry.lid.clone(),
-            phone_number: entry.phone_number.clone(),
-            created_at: entry.created_at,
-            updated_at: entry.updated_at,
-            learning_source: entry.learning_source.clone(),
-        })?;
-        writer.put(scope.table(Family::LidMappings), &name, &record)?;
+        writer.put(scope.table(Family::LidMappings), &name, &encode(entry)?)?;
     }
     Ok(())
 }
@@ -67,8 +60,23 @@ pub(in crate::store) fn all(rows: &impl Rows, scope: &Scope) -> Result<Vec<LidPn
 
 fn by_name(rows: &impl Rows, scope: &Scope, name: &[u8]) -> Result<Option<LidPnMappingEntry>> {
     rows.get(scope.table(Family::LidMappings), name)?
-        .map(|bytes| record::decode(&bytes).map(entry))
+        .map(|bytes| decode(&bytes))
         .transpose()
+}
+
+/// A mapping as it is stored.
+pub(in crate::store) fn encode(entry: &LidPnMappingEntry) -> Result<Vec<u8>> {
+    record::encode(&LidRecord {
+        lid: entry.lid.clone(),
+        phone_number: entry.phone_number.clone(),
+        created_at: entry.created_at,
+        updated_at: entry.updated_at,
+        learning_source: entry.learning_source.clone(),
+    })
+}
+
+pub(in crate::store) fn decode(bytes: &[u8]) -> Result<LidPnMappingEntry> {
+    record::decode(bytes).map(entry)
 }
 
 fn entry(record: LidRecord) -> LidPnMappingEntry {
