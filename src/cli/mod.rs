@@ -3,6 +3,8 @@
 
 mod access_key;
 mod audit;
+mod backup;
+mod check;
 mod link;
 mod phone;
 mod reach;
@@ -126,7 +128,7 @@ enum Command {
     Check,
     /// Writes one consistent file of everything a new machine needs, readable only with its passphrase.
     ///
-    /// The passphrase is asked for, or comes from HAIRPIN_BACKUP_PASSPHRASE; without one the credential hairpin-key
+    /// The passphrase is asked for, or comes from `HAIRPIN_BACKUP_PASSPHRASE`; without one the credential hairpin-key
     /// that systemd gives seals the backup. It is never an argument: those can be seen in the process list.
     Backup {
         /// The file; one that is there stays until the new one is complete. `-` is standard output.
@@ -213,8 +215,8 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Unlink { session } => reach::block_on(unlink::unlink(&settings, &session)),
         Command::Audit { json } => reach::block_on(audit::audit(&settings, json)),
         Command::AccessKey { rotate } => reach::block_on(access_key::access_key(&settings, rotate)),
-        Command::Check => upkeep::check(&settings),
-        Command::Backup { file } => upkeep::backup(&settings, &file),
+        Command::Check => reach::block_on(check::check(&settings)),
+        Command::Backup { file } => reach::block_on(backup::backup(&settings, &file)),
         Command::Restore { file } => upkeep::restore(&settings, &file),
         Command::StartOver { yes } => upkeep::start_over(&settings, yes),
         Command::Phone {
