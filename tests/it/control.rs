@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::process::Serve;
 use crate::rig::{ANNA, BORIS, Rig, open};
 use crate::terminal::{Said, Terminal, hairpin, run};
+use hairpin::store::{JournalEntry, JournalWhat};
 use hairpin_sim::Sim;
 
 /// All files of a folder: names, bytes, modes, and when they were changed.
@@ -411,6 +412,18 @@ async fn a_running_appliance_gives_a_backup_that_can_be_restored() {
     let sim = Sim::start().await;
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join(".local/share/hairpin");
+    let store = open(&data);
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_millis();
+    let now = i64::try_from(now).expect("small");
+    let entry = JournalEntry::new(now, "salon", JournalWhat::Requested);
+    store
+        .append_journal(vec![entry; 1000])
+        .await
+        .expect("written");
+    store.close().await;
     let serve = Serve::start(folder.path(), &sim.url(), &[("HAIRPIN_LOG", "trace")]);
     let (_, code) = serve.code(ANNA, None).await;
     let code = code["code"].as_str().expect("a code");
@@ -587,6 +600,8 @@ async fn the_socket_is_for_its_owner_alone_and_goes_at_the_end() {
     assert!(!rig.data().join("control.sock.new").exists());
     // Somebody waits for a word meanwhile: the end waits for nobody.
     let mut waiting = UnixStream::connect(&socket).expect("connected");
+    // Let in one after the other: once this one has its answer, the other one is inside.
+    run(&rig.data(), &["status"]).answer();
     let started = Instant::now();
     rig.stop().await;
     assert!(started.elapsed() < Duration::from_secs(5));
