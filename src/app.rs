@@ -23,7 +23,7 @@ use crate::session::{
     self, Asker, CodeRequest, PairingCode, RequestError, SessionEvent, Sessions, State, Status,
     View,
 };
-use crate::store::{OpenError, Options, Store, WrappingKey};
+use crate::store::{Occupied, OpenError, Options, Store, WrappingKey};
 use crate::web::{self, Counts, Web, WebSettings};
 use crate::words::Lang;
 use crate::{systemd, telemetry};
@@ -145,10 +145,13 @@ impl Appliance {
             }
             Err(error) => {
                 tracing::error!(%error, "the store cannot be used; the page says so");
+                let occupied = Occupied::take(&settings.data_dir)
+                    .map_err(|error| ExitError::of_store(&settings.data_dir, &error))?;
                 (
                     Arc::new(Unavailable {
                         metrics,
                         events: broadcast::channel(1).0,
+                        _occupied: occupied,
                     }),
                     Err(ExitError::of_store(&settings.data_dir, &error)),
                 )
@@ -489,6 +492,8 @@ struct Unavailable {
     metrics: Arc<Metrics>,
     /// Nothing is ever sent; pages wait on it.
     events: broadcast::Sender<SessionEvent>,
+    /// Whoever mends the store stops the appliance first: it would not notice.
+    _occupied: Occupied,
 }
 
 impl Unavailable {

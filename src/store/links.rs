@@ -169,8 +169,14 @@ pub(super) fn bring_in(
     session: &str,
     row: &LinkRow,
 ) -> Result<(), StoreError> {
-    writer.put(EPOCHS, session.as_bytes(), &row.epoch.0.to_be_bytes())?;
+    open_epoch(writer, session, row.epoch)?;
     put(writer, session, row)
+}
+
+/// From here on the epoch is the session's, and never given out again.
+fn open_epoch(writer: &Writer<'_>, session: &str, epoch: Epoch) -> Result<(), StoreError> {
+    writer.put(EPOCHS, session.as_bytes(), &epoch.0.to_be_bytes())?;
+    writer.put(META, b"next_epoch", &(epoch.0 + 1).to_be_bytes())
 }
 
 /// THE wipe: everything of the old epoch goes, the next one opens, the journal says so; one transaction.
@@ -190,9 +196,8 @@ pub(super) fn replace(
     }
     let row = if let Some((new, epoch, link_id)) = next {
         let row = LinkRow::new(epoch, link_id.to_owned(), new);
-        writer.put(EPOCHS, session.as_bytes(), &epoch.0.to_be_bytes())?;
+        open_epoch(writer, session, epoch)?;
         put(writer, session, &row)?;
-        writer.put(META, b"next_epoch", &(epoch.0 + 1).to_be_bytes())?;
         Some(row)
     } else {
         writer.delete(EPOCHS, session.as_bytes())?;

@@ -1,5 +1,6 @@
 //! One test binary: a module per behaviour.
 
+mod backup;
 mod by_hand;
 mod control;
 mod control_link;
