@@ -1,8 +1,9 @@
 //! Owns the start order and the stop order of the appliance, one screen each.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -12,9 +13,10 @@ use tokio::sync::{broadcast, watch};
 use tracing::{info, warn};
 
 use crate::access::Access;
-use crate::cli::ExitError;
 use crate::config::Settings;
+use crate::control;
 use crate::error::Code;
+use crate::exit::ExitError;
 use crate::link::{Connector, Versions};
 use crate::metrics::Metrics;
 use crate::session::{
@@ -30,6 +32,8 @@ use crate::{systemd, telemetry};
 const VERSION_EVERY: Duration = Duration::from_hours(24);
 /// How long a blocking look-up may hold up the end of the process.
 const LAST_TASKS: Duration = Duration::from_millis(200);
+/// How long a store may be held by somebody who only looks into it, or by an appliance that has just been stopped.
+const HELD: Duration = Duration::from_secs(1);
 /// The companion version's name among the store's settings.
 const VERSION: &str = "companion_version";
 /// The logins' name among the store's settings.
@@ -42,6 +46,7 @@ const LOGINS_EVERY: Duration = Duration::from_mins(30);
 /// # Errors
 /// What keeps it from starting, with its exit code.
 pub fn serve(settings: Settings, open_key: bool) -> Result<(), ExitError> {
+    settings.may_serve()?;
     if open_key && telemetry::stdout_is_journal() {
         return Err(ExitError::wrong_use(
             "--open-key would write the access key into the journal; use `hairpin access-key` in a terminal",
@@ -58,9 +63,9 @@ pub fn serve(settings: Settings, open_key: bool) -> Result<(), ExitError> {
         let mut terminate = signal(SignalKind::terminate())
             .map_err(|error| ExitError::failed(format!("signals cannot be received: {error}")))?;
         let appliance = Appliance::start(settings).await?;
-        println!("Hairpin is at {}", appliance.address());
+        announce(&format!("Hairpin is at {}", appliance.address()));
         if open_key {
-            println!("Open it with {}", appliance.open_address());
+            announce(&format!("Open it with {}", appliance.open_address()));
         }
         systemd::ready();
         tokio::select! {
@@ -76,27 +81,10 @@ pub fn serve(settings: Settings, open_key: bool) -> Result<(), ExitError> {
     result
 }
 
-/// Prints the access key, or a new one.
-///
-/// # Errors
-/// When there is none yet, or it cannot be read or replaced.
-pub fn access_key(settings: &Settings, rotate: bool) -> Result<(), ExitError> {
-    let failed = |error: crate::access::AccessError| ExitError::failed(error.to_string());
-    let key = if rotate {
-        Access::replace(&settings.data_dir).map_err(failed)?
-    } else {
-        Access::read(&settings.data_dir).map_err(failed)?.ok_or_else(|| {
-            ExitError {
-                code: 5,
-                message: format!(
-                    "there is no access key in {} yet; `hairpin serve` makes one at its first start",
-                    settings.data_dir.display()
-                ),
-            }
-        })?
-    };
-    println!("{}", key.reveal());
-    Ok(())
+/// Says something to whoever started the program. A closed output is that reader's own wish.
+fn announce(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 /// The running appliance.
@@ -105,6 +93,8 @@ pub struct Appliance {
     address: String,
     stop: watch::Sender<bool>,
     web: tokio::task::JoinHandle<()>,
+    /// None where the disk had no room for it.
+    control: Option<control::Server>,
     running: Option<Running>,
 }
 
@@ -123,7 +113,8 @@ impl Appliance {
     /// What keeps it from starting, with its exit code.
     pub async fn start(settings: Settings) -> Result<Self, ExitError> {
         let metrics = Arc::new(Metrics::new());
-        let opened = open_store(&settings.data_dir, &metrics)?;
+        let credential = wrapping_key()?;
+        let opened = open_store(&settings.data_dir, credential.clone(), &metrics).await?;
         let access = Access::open(&settings.data_dir)
             .map_err(|error| ExitError::failed(error.to_string()))?;
         let access = Arc::new(access);
@@ -136,8 +127,9 @@ impl Appliance {
         let bound = listener
             .local_addr()
             .map_err(|error| ExitError::failed(format!("the page has no address: {error}")))?;
+        let control = bind_control(&settings.control_socket)?;
         let counts = Arc::new(Counts::default());
-        let (port, running): (Arc<dyn web::Sessions>, Option<Running>) = match opened {
+        let (port, running): (Arc<dyn web::Sessions>, Result<Running, ExitError>) = match opened {
             Ok(store) => {
                 if let Ok(Some(kept)) = store.setting(LOGINS) {
                     access.take_logins_back(&kept);
@@ -149,7 +141,7 @@ impl Appliance {
                     metrics,
                     counts: Arc::clone(&counts),
                 };
-                (Arc::new(port), Some(running))
+                (Arc::new(port), Ok(running))
             }
             Err(error) => {
                 tracing::error!(%error, "the store cannot be used; the page says so");
@@ -161,10 +153,22 @@ impl Appliance {
                         events: broadcast::channel(1).0,
                         _occupied: occupied,
                     }),
-                    None,
+                    Err(ExitError::of_store(&settings.data_dir, &error)),
                 )
             }
         };
+        let control = control.map(|socket| {
+            socket.serve(control::House {
+                sessions: Arc::clone(&port),
+                access: Arc::clone(&access),
+                store: running
+                    .as_ref()
+                    .map(|running| running.store.clone())
+                    .map_err(Clone::clone),
+                credential,
+                grace: settings.code_grace,
+            })
+        });
         let web = Arc::new(Web::new(
             port,
             Arc::clone(&access),
@@ -179,7 +183,8 @@ impl Appliance {
             address: format!("http://{bound}/"),
             stop,
             web,
-            running,
+            control,
+            running: running.ok(),
         })
     }
 
@@ -214,26 +219,49 @@ impl Appliance {
         };
         let rest = async {
             if let Some(running) = self.running {
-                if let Some(versions) = running.versions {
-                    versions.abort();
-                }
-                running.sessions.stop().await;
-                running.logins.abort();
-                put_logins(&self.access, &running.store).await;
-                running.store.close().await;
+                running.stop(&self.access).await;
             }
         };
-        tokio::join!(web, rest);
+        let control = async {
+            if let Some(control) = self.control {
+                control.stop().await;
+            }
+        };
+        tokio::join!(web, control, rest);
         info!("stopped");
     }
 }
 
-/// The store, or why the page has to say that there is none. Another process's store is no page's affair.
-fn open_store(
-    folder: &Path,
-    metrics: &Arc<Metrics>,
-) -> Result<Result<Store, OpenError>, ExitError> {
-    let wrapping_key = std::env::var_os("CREDENTIALS_DIRECTORY")
+impl Running {
+    async fn stop(self, access: &Access) {
+        if let Some(versions) = self.versions {
+            versions.abort();
+        }
+        self.sessions.stop().await;
+        self.logins.abort();
+        put_logins(access, &self.store).await;
+        self.store.close().await;
+    }
+}
+
+/// The control socket. A disk that takes nothing keeps no link down: the appliance then runs without a terminal.
+fn bind_control(path: &Path) -> Result<Option<control::Socket>, ExitError> {
+    match control::bind(path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if error.is_disk() => {
+            tracing::error!(%error, "no command can reach this appliance until its next start");
+            Ok(None)
+        }
+        Err(error) => Err(ExitError::wrong_use(error.to_string())),
+    }
+}
+
+/// The key that systemd gives, if it gives one.
+///
+/// # Errors
+/// When it is there and cannot be used.
+pub fn wrapping_key() -> Result<Option<WrappingKey>, ExitError> {
+    std::env::var_os("CREDENTIALS_DIRECTORY")
         .map_or(Ok(None), |given| {
             WrappingKey::from_folder(Some(Path::new(&given)))
         })
@@ -241,21 +269,36 @@ fn open_store(
             ExitError::wrong_use(format!(
                 "the credential hairpin-key cannot be used: {error}"
             ))
-        })?;
+        })
+}
+
+/// The store, or why the page has to say that there is none. Another process's store is no page's affair.
+async fn open_store(
+    folder: &Path,
+    wrapping_key: Option<WrappingKey>,
+    metrics: &Arc<Metrics>,
+) -> Result<Result<Store, OpenError>, ExitError> {
     let timed = Arc::clone(metrics);
     let options = Options {
         wrapping_key,
         on_commit: Some(Arc::new(move |took| timed.committed(took))),
         ..Options::default()
     };
-    match Store::open(folder, options) {
-        Err(OpenError::InUse) => Err(ExitError {
-            code: 3,
-            message: format!(
-                "the store in {} is in use by another process; is the appliance running already? stop it first",
-                folder.display()
-            ),
-        }),
+    let patience = Instant::now() + HELD;
+    let opened = loop {
+        match Store::open(folder, options.clone()) {
+            Err(OpenError::InUse) if Instant::now() < patience => {
+                tokio::time::sleep(HELD / 20).await;
+            }
+            opened => break opened,
+        }
+    };
+    match opened {
+        Err(OpenError::InUse) => Err(ExitError::in_use(format!(
+            "the store in {} is in use by {}; is the appliance running already? stop it first",
+            folder.display(),
+            holder(folder)
+        ))),
         // Without a folder there is no place for an access key either.
         Err(OpenError::Io(error)) if !folder.is_dir() => Err(ExitError::failed(format!(
             "the folder {} cannot be made: {error}; make it, or choose another with --data-dir",
@@ -263,6 +306,15 @@ fn open_store(
         ))),
         other => Ok(other),
     }
+}
+
+/// Who has a store, in words.
+#[must_use]
+pub fn holder(folder: &Path) -> String {
+    Store::holder(folder).map_or_else(
+        || "another process".to_owned(),
+        |process| format!("process {process}"),
+    )
 }
 
 async fn run(

@@ -49,6 +49,8 @@ pub struct Settings {
     pub whatsapp_url: Option<String>,
     /// How long a request may be without a connection.
     pub connect_timeout: Duration,
+    /// Why these settings are no good for serving, though the other commands can do with them.
+    unservable: Option<ConfigError>,
 }
 
 /// A setting that cannot be: one line, with the mend.
@@ -196,8 +198,8 @@ impl Settings {
                 |address| address.parse().ok(),
                 "write addresses, as in 192.0.2.1",
             )?,
-            code_ttl: Duration::from_secs(found.number("pairing.code_ttl", 180, 1, 180)?),
-            code_grace: Duration::from_secs(found.number("pairing.code_grace", 10, 0, 179)?),
+            code_ttl: Duration::from_secs(found.number("pairing.code_ttl", 180, 1, 3600)?),
+            code_grace: Duration::from_secs(found.number("pairing.code_grace", 10, 0, 3599)?),
             requests_per_number: found.number("pairing.requests_per_number", 5, 0, 10_000)?,
             whatsapp_url: found.url()?,
             connect_timeout: Duration::from_secs(found.number(
@@ -206,12 +208,13 @@ impl Settings {
                 1,
                 600,
             )?),
+            unservable: None,
         };
         settings.checked(&found)
     }
 
     /// What one value alone cannot tell.
-    fn checked(self, found: &Values) -> Result<Self, ConfigError> {
+    fn checked(mut self, found: &Values) -> Result<Self, ConfigError> {
         if self.code_grace >= self.code_ttl {
             return Err(ConfigError(format!(
                 "{}: pairing.code_grace ({} s) must be below pairing.code_ttl ({} s); no code could be shown",
@@ -221,13 +224,21 @@ impl Settings {
             )));
         }
         if !self.listen.ip().is_loopback() && self.tls.is_none() && !self.plain_http {
-            return Err(ConfigError(format!(
+            self.unservable = Some(ConfigError(format!(
                 "{}: listening on {} would send the access key in the clear; set web.tls_cert and web.tls_key, or web.plain_http = true if the network is trusted",
                 found.place("listen"),
                 self.listen
             )));
         }
         Ok(self)
+    }
+
+    /// Whether the appliance may serve with these settings.
+    ///
+    /// # Errors
+    /// What keeps it from serving, in one line.
+    pub fn may_serve(&self) -> Result<(), ConfigError> {
+        self.unservable.clone().map_or(Ok(()), Err)
     }
 }
 
@@ -497,7 +508,17 @@ mod tests {
 
     fn error(text: &str) -> String {
         let (_folder, sources) = sources(text);
-        Settings::read(&sources).expect_err(text).to_string()
+        Settings::read(&sources)
+            .and_then(|settings| settings.may_serve())
+            .expect_err(text)
+            .to_string()
+    }
+
+    #[test]
+    fn only_serving_minds_where_the_page_would_be_served() {
+        let (_folder, sources) = sources("listen = \"0.0.0.0:7247\"\n");
+        let settings = Settings::read(&sources).expect("good enough to read a number");
+        assert!(settings.may_serve().is_err());
     }
 
     #[test]
@@ -595,7 +616,7 @@ mod tests {
             ),
             (
                 "[pairing]\ncode_ttl = 0\n",
-                "write a whole number from 1 to 180",
+                "write a whole number from 1 to 3600",
             ),
             ("listen = \"0.0.0.0:7247\"\n", "web.plain_http = true"),
             ("[web]\ntls_cert = \"a\"\n", "web.tls_key must be set too"),

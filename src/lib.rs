@@ -1,11 +1,12 @@
 //! Hairpin: links a salon's WhatsApp by pairing code and keeps it linked.
 //!
-//! Imports point down only: `phone`, `mask`, `secret`, `error` ← `store` ← `link` ← `session` ← `web` ← `app` ← `cli`.
+//! Imports point down only: `phone`, `mask`, `secret`, `error` ← `store` ← `link` ← `session` ← `web` ← `control` ← `app` ← `cli`.
 
 pub mod access;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod error;
 pub mod exit;
 pub mod link;

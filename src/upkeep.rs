@@ -1,8 +1,9 @@
-//! Owns the commands that look after the store: `backup`, `restore`, `check`, `start-over` (contract sections 1 and 7).
+//! Owns the commands that change files as a whole: `restore` and `start-over`, and where a backup goes (contract
+//! sections 1 and 7).
 //! They must never print a number unmasked, a key or a passphrase, nor take one from the command line.
 
 mod file;
-mod passphrase;
+pub(crate) mod passphrase;
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,8 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::config::Settings;
 use crate::exit::ExitError;
 use crate::store::{
-    Backup, BackupKey, BackupWay, Flaw, Hold, Occupied, OpenError, RestoreError, Store, StoreError,
-    WrappingKey,
+    Backup, BackupKey, BackupWay, Hold, Occupied, OpenError, RestoreError, Store, WrappingKey,
 };
 use file::Target;
 
@@ -21,46 +21,48 @@ const STANDARD: &str = "-";
 /// No backup is larger than this.
 const LARGEST: u64 = 1 << 30;
 
-/// Writes a backup of the store that no appliance has open.
-///
-/// # Errors
-/// When there is no backup afterwards; a file that was there is then as it was.
-pub fn backup(settings: &Settings, file: &Path) -> Result<(), ExitError> {
-    let target = if file == Path::new(STANDARD) {
+/// Where a backup goes: a file, or (none) standard output.
+#[derive(Debug)]
+pub struct Destination(Option<Target>);
+
+impl Destination {
+    /// Looks at what is there before anything is made.
+    ///
+    /// # Errors
+    /// When no backup can go there.
+    pub fn of(file: &Path, data_dir: &Path) -> Result<Self, ExitError> {
+        if file != Path::new(STANDARD) {
+            return Ok(Self(Some(Target::at(file, data_dir)?)));
+        }
         if std::io::stdout().is_terminal() {
             return Err(ExitError::wrong_use(
                 "a backup is no text for a terminal; name a file, or send it into a pipe",
             ));
         }
-        None
-    } else {
-        Some(Target::at(file, &settings.data_dir)?)
-    };
-    let store = look(settings)?;
-    let key = passphrase::for_backup(credential()?)?;
-    let sealed = store.backup(&key, now()).map_err(|error| match error {
-        StoreError::Damaged => ExitError::damaged(
-            "the store is damaged: a row of it does not open; see `hairpin check`, and restore an older backup",
-        ),
-        error => ExitError::failed(format!("the store cannot be read: {error}")),
-    })?;
-    let Some(target) = target else {
-        let mut out = std::io::stdout().lock();
-        return out
-            .write_all(&sealed)
-            .and_then(|()| out.flush())
-            .map_err(|error| ExitError::failed(format!("the backup cannot be written: {error}")));
-    };
-    target.write(&sealed)?;
-    let opener = match key {
-        BackupKey::Passphrase(_) => "its passphrase",
-        BackupKey::Credential(_) => "the credential hairpin-key",
-    };
-    say(&format!(
-        "Wrote {} ({} bytes). Only {opener} opens it.",
-        target.path().display(),
-        sealed.len()
-    ))
+        Ok(Self(None))
+    }
+
+    /// Takes a whole backup; `opener` is what opens it.
+    ///
+    /// # Errors
+    /// When there is no backup afterwards; a file that was there is then as it was.
+    pub fn take(&self, sealed: &[u8], opener: &str) -> Result<(), ExitError> {
+        let Some(target) = &self.0 else {
+            let mut out = std::io::stdout().lock();
+            return out
+                .write_all(sealed)
+                .and_then(|()| out.flush())
+                .map_err(|error| {
+                    ExitError::failed(format!("the backup cannot be written: {error}"))
+                });
+        };
+        target.write(sealed)?;
+        say(&format!(
+            "Wrote {} ({} bytes). Only {opener} opens it.",
+            target.path().display(),
+            sealed.len()
+        ))
+    }
 }
 
 /// Puts a backup in the place of the store; the old one is set aside.
@@ -100,21 +102,6 @@ pub fn restore(settings: &Settings, file: &Path) -> Result<(), ExitError> {
     ))?;
     say_aside(&restored.aside)?;
     say("Start the appliance: it connects by itself.")
-}
-
-/// Verifies the store, and says what it holds.
-///
-/// # Errors
-/// When it is in use or not sound.
-pub fn check(settings: &Settings) -> Result<(), ExitError> {
-    let report = look(settings)?.verify().map_err(|flaw| match flaw {
-        Flaw::Store(error) => ExitError::failed(format!("the store cannot be read: {error}")),
-        flaw @ Flaw::Row { .. } => ExitError::damaged(flaw.to_string()),
-    })?;
-    say(&format!(
-        "The store in {} is sound.\n{report}",
-        settings.data_dir.display()
-    ))
 }
 
 /// Sets the store and its keys aside, after a question.
@@ -169,23 +156,8 @@ pub fn start_over(settings: &Settings, yes: bool) -> Result<(), ExitError> {
     say("The next start begins empty; remove these files once nobody misses them.")
 }
 
-/// The store of a folder that no appliance has open, as it is.
-fn look(settings: &Settings) -> Result<Store, ExitError> {
-    let folder = &settings.data_dir;
-    let wrapping = credential()?;
-    quietly(|| Store::look(folder, wrapping)).map_err(|error| match error {
-        OpenError::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            ExitError::not_running(format!(
-                "there is no store in {}; start the appliance, or name the right folder with --data-dir",
-                folder.display()
-            ))
-        }
-        error => ExitError::of_store(folder, &error),
-    })
-}
-
 /// redb asserts in places what a damaged file does not keep to; that is caught, and said in one line of our own.
-fn quietly<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> T {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let done = work();

@@ -226,14 +226,13 @@ impl Link {
         let Some(jid) = self.0.client.pn() else {
             return false;
         };
-        matches!(
-            tokio::time::timeout(
-                within,
-                self.0.client.execute(RemoveCompanionDeviceSpec::new(&jid))
-            )
-            .await,
-            Ok(Ok(()))
+        let answer = tokio::time::timeout(
+            within,
+            self.0.client.execute(RemoveCompanionDeviceSpec::new(&jid)),
         )
+        .await;
+        // A device that is forgotten is cut off at once, which may be quicker than the answer is read.
+        matches!(answer, Ok(Ok(()))) || self.0.handler.closed_because() == Close::LoggedOut
     }
 
     /// Whether the connection stands.

@@ -4,6 +4,7 @@
 mod driver;
 mod jobs;
 mod machine;
+mod rest;
 mod types;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use driver::{Command, Driver, Shown};
 use jobs::Tools;
 use machine::Limits;
 
+pub use rest::at_rest;
 pub use types::{
     Asker, By, CodeRequest, EndReason, PairingCode, Qr, Replaced, ReplacedReason, RequestError,
     SessionEvent, State, Status, UnixMs, View,

@@ -15,13 +15,18 @@ const LONGEST: u16 = 4096;
 
 /// What a new backup is sealed with. A passphrase that somebody set goes before the credential, which opens the
 /// backup on this machine only.
-pub(super) fn for_backup(credential: Option<WrappingKey>) -> Result<BackupKey, ExitError> {
+pub(crate) fn for_backup(credential: Option<WrappingKey>) -> Result<BackupKey, ExitError> {
     if let Some(passphrase) = from_environment()? {
         return Ok(BackupKey::Passphrase(passphrase));
     }
     if let Some(credential) = credential {
         return Ok(BackupKey::Credential(credential));
     }
+    typed_twice().map(BackupKey::Passphrase)
+}
+
+/// A passphrase for a new backup, from whoever is there to be asked.
+pub(crate) fn typed_twice() -> Result<SecretText, ExitError> {
     if !io::stdin().is_terminal() {
         return Err(ExitError::wrong_use(format!(
             "a backup needs a passphrase; run this at a terminal, or set {VARIABLE}"
@@ -36,7 +41,7 @@ pub(super) fn for_backup(credential: Option<WrappingKey>) -> Result<BackupKey, E
             "the two passphrases differ; nothing was written",
         ));
     }
-    Ok(BackupKey::Passphrase(first))
+    Ok(first)
 }
 
 /// What opens a backup that was made with a passphrase.
@@ -52,7 +57,8 @@ pub(super) fn of_backup() -> Result<BackupKey, ExitError> {
     ask("Passphrase of the backup: ").map(BackupKey::Passphrase)
 }
 
-fn from_environment() -> Result<Option<SecretText>, ExitError> {
+/// The passphrase that somebody set.
+pub(crate) fn from_environment() -> Result<Option<SecretText>, ExitError> {
     match std::env::var(VARIABLE) {
         Ok(text) if text.is_empty() => Err(empty()),
         Ok(text) => Ok(Some(SecretText::new(text))),

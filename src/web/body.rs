@@ -7,6 +7,7 @@ use http::{HeaderMap, Request, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::Wants;
 use super::problem::Problem;
@@ -40,10 +41,12 @@ pub(super) async fn read(
     }
 }
 
-/// The shape a body was asked to have.
+/// The shape a body was asked to have: an object, where serde would take a list of its fields as well.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     // The parser's own words may quote the body, so they go nowhere.
-    serde_json::from_slice(body).map_err(|_| Problem::bad_message())
+    serde_json::from_slice::<Map<String, Value>>(body)
+        .and_then(|fields| serde_json::from_value(Value::Object(fields)))
+        .map_err(|_| Problem::bad_message())
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -68,6 +71,25 @@ fn is_json(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_the_fields_is_no_object() {
+        #[derive(serde::Deserialize)]
+        struct One {
+            name: String,
+        }
+        let good: One = parse(br#"{"name":"a"}"#).map_err(drop).expect("an object");
+        assert_eq!(good.name, "a");
+        for bad in [
+            &br#"["a"]"#[..],
+            br#""a""#,
+            b"{}",
+            b"",
+            br#"{"name":"a"} 1"#,
+        ] {
+            assert!(parse::<One>(bad).is_err());
+        }
+    }
 
     #[test]
     fn only_json_is_json() {

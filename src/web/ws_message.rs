@@ -1,7 +1,6 @@
 //! Owns the reading of what a page sends: one JSON object, in the promised shape or refused.
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::api::CodeBody;
 
@@ -32,27 +31,20 @@ pub(super) struct Wrong {
     pub(super) id: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Envelope {
-    event: Value,
-    #[serde(default)]
-    data: Value,
-    #[serde(default)]
-    id: Value,
-}
-
-/// Reads one message.
+/// Reads one message. An object and nothing else: serde would take a list of the fields for one as well.
 pub(super) fn parse(text: &str) -> Result<Message, Wrong> {
-    let Ok(envelope) = serde_json::from_str::<Envelope>(text) else {
+    let Ok(mut message) = serde_json::from_str::<Map<String, Value>>(text) else {
         return Err(Wrong { id: None });
     };
-    let id = match envelope.id {
+    let mut take = |field| message.remove(field).unwrap_or_default();
+    let id = match take("id") {
         Value::Null => None,
         Value::String(id) if id.chars().count() <= LONGEST_ID => Some(id),
         _ => return Err(Wrong { id: None }),
     };
-    let nothing = matches!(envelope.data, Value::Null | Value::Object(_));
-    let ask = match (envelope.event.as_str(), envelope.data) {
+    let (event, data) = (take("event"), take("data"));
+    let nothing = matches!(data, Value::Null | Value::Object(_));
+    let ask = match (event.as_str(), data) {
         (Some("request-pairing-code"), data @ Value::Object(_)) => {
             serde_json::from_value(data).ok().map(Ask::Code)
         }
@@ -115,6 +107,14 @@ mod tests {
     }
 
     #[test]
+    fn a_message_without_an_event_is_refused_with_its_id() {
+        for text in [r#"{"id":"7","data":{}}"#, r#"{"id":"7","event":null}"#] {
+            let id = Some("7".to_owned());
+            assert_eq!(parse(text).err(), Some(Wrong { id }), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_no_message_is_refused() {
         let long = format!(r#"{{"event":"unlink","id":"{}"}}"#, "я".repeat(65));
         let deep = "[".repeat(4000);
@@ -123,6 +123,8 @@ mod tests {
             "null",
             "[]",
             "hello",
+            r#"["unlink"]"#,
+            r#"["cancel-pairing",{},null]"#,
             r#"{"data":{}}"#,
             r#"{"event":7}"#,
             r#"{"event":"constructor","data":{}}"#,

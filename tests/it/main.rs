@@ -2,10 +2,13 @@
 
 mod backup;
 mod by_hand;
+mod control;
+mod control_link;
 mod crowd;
 mod pairing;
 mod process;
 mod rig;
+mod terminal;
 mod web_api;
 mod web_door;
 mod web_limits;

@@ -41,14 +41,14 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// A running `hairpin serve`.
-struct Serve {
-    child: Child,
-    address: SocketAddr,
-    key: String,
+pub struct Serve {
+    pub child: Child,
+    pub address: SocketAddr,
+    pub key: String,
 }
 
 impl Serve {
-    fn start(folder: &Path, whatsapp: &str, more: &[(&str, &str)]) -> Self {
+    pub fn start(folder: &Path, whatsapp: &str, more: &[(&str, &str)]) -> Self {
         Self::start_program(env!("CARGO_BIN_EXE_hairpin"), folder, whatsapp, more)
     }
 
@@ -91,7 +91,7 @@ impl Serve {
         }
     }
 
-    async fn ask(&self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, Value)> {
+    pub async fn ask(&self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, Value)> {
         let mut stream = TcpStream::connect(self.address).await?;
         let kind = if body.is_empty() {
             ""
@@ -112,14 +112,14 @@ impl Serve {
         ))
     }
 
-    async fn code(&self, number: &str, replace: Option<&str>) -> (u16, Value) {
+    pub async fn code(&self, number: &str, replace: Option<&str>) -> (u16, Value) {
         let body = json!({ "phoneNumber": number, "replace": replace }).to_string();
         self.ask("POST", "/api/v1/sessions/salon/pairing-code", &body)
             .await
             .expect("answered")
     }
 
-    async fn state(&self, state: &str) {
+    pub async fn state(&self, state: &str) {
         let wait = async {
             while self
                 .ask("GET", "/api/v1/sessions/salon", "")
@@ -156,7 +156,7 @@ impl Serve {
             .expect("settled");
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let id = i32::try_from(self.child.id())
             .ok()
             .and_then(rustix::process::Pid::from_raw);
@@ -164,11 +164,11 @@ impl Serve {
     }
 
     /// Waits for the end; the exit code.
-    fn ended(mut self) -> Option<i32> {
+    pub fn ended(mut self) -> Option<i32> {
         self.child.wait().expect("ended").code()
     }
 
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("ended");
     }
