@@ -7,6 +7,9 @@ use std::{env, fs, io};
 
 use flate2::{Compression, GzBuilder};
 
+#[path = "src/web/assets/slim.rs"]
+mod slim;
+
 const FILES: &str = "static";
 
 fn main() -> io::Result<()> {
@@ -17,27 +20,23 @@ fn main() -> io::Result<()> {
     names.sort();
     let mut table = String::from("&[\n");
     for (number, path) in names.iter().enumerate() {
+        let name = path.strip_prefix(FILES).map_err(io::Error::other)?;
+        let name = name.to_str().ok_or(io::ErrorKind::InvalidInput)?;
         let plain = fs::read(path)?;
+        let plain = slim::slim(name, &plain).unwrap_or(plain);
         // Without a time, the same files make the same binary.
         let mut gzip = GzBuilder::new().write(Vec::new(), Compression::best());
         gzip.write_all(&plain)?;
         let gzipped = gzip.finish()?;
-        let name = path.strip_prefix(FILES).map_err(io::Error::other)?;
         if gzipped.len() < plain.len() {
             let file = out.join(format!("{number}.gz"));
             fs::write(&file, gzipped)?;
-            let (name, file) = (literal(name)?, literal(&file)?);
-            writeln!(table, "({name}, include_bytes!({file})),").map_err(io::Error::other)?;
+            let file = file.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+            writeln!(table, "({name:?}, include_bytes!({file:?})),").map_err(io::Error::other)?;
         }
     }
     table.push(']');
     fs::write(out.join("gzipped.rs"), table)
-}
-
-/// The path as a Rust string literal.
-fn literal(path: &Path) -> io::Result<String> {
-    let text = path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(format!("{text:?}"))
 }
 
 fn list(folder: &Path, into: &mut Vec<PathBuf>) -> io::Result<()> {

@@ -13,7 +13,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::secret::SecretText;
@@ -58,8 +58,10 @@ pub struct Access {
     /// Read by every request, written by a rotation; never held while waiting.
     key: RwLock<Key>,
     logins: Logins,
-    /// Wakes whoever keeps the logins.
-    changed: Notify,
+    /// Counts what happened to the logins, and wakes whoever keeps them.
+    changes: watch::Sender<u64>,
+    /// How many of these changes are kept; nothing while nobody keeps any.
+    kept: watch::Sender<Option<u64>>,
 }
 
 /// The logins as they are kept across a restart: hashes of tokens, good only with the key they were made with.
@@ -111,7 +113,8 @@ impl Access {
             dir: dir.to_owned(),
             key: RwLock::new(Key::new(text)),
             logins: Logins::default(),
-            changed: Notify::new(),
+            changes: watch::channel(0).0,
+            kept: watch::channel(None).0,
         })
     }
 
@@ -173,7 +176,7 @@ impl Access {
         let text = Self::replace(&self.dir)?;
         *key = Key::new(text.clone());
         self.logins.clear();
-        self.changed.notify_one();
+        self.count_change();
         Ok(text)
     }
 
@@ -219,7 +222,7 @@ impl Access {
         }
         self.logins
             .add(digest(token.reveal().as_bytes()), Instant::now());
-        self.changed.notify_one();
+        self.count_change();
         Ok(Some(token))
     }
 
@@ -227,24 +230,42 @@ impl Access {
     pub fn logout(&self, pass: &Pass) {
         if let Some(id) = &pass.login {
             self.logins.remove(id);
-            self.changed.notify_one();
+            self.count_change();
         }
     }
 
-    /// Returns once somebody has logged in or out since the last time.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
+    /// Says that somebody keeps the logins from now on; what comes back hears of each change.
+    pub fn keep_logins(&self) -> watch::Receiver<u64> {
+        self.kept.send_replace(Some(0));
+        self.changes.subscribe()
     }
 
-    /// The logins for a later process, so that a restart sends nobody back to the door.
+    /// The logins for a later process, so that a restart sends nobody back to the door, and which change they are of.
     #[must_use]
-    pub fn kept_logins(&self) -> Vec<u8> {
+    pub fn kept_logins(&self) -> (u64, Vec<u8>) {
+        // Counted first: what happens meanwhile is kept once more, never missed.
+        let change = *self.changes.borrow();
         let kept = KeptLogins {
             key: self.read_key(Key::mark),
             logins: self.logins.kept(Moment::now()),
         };
         // Numbers in lists: nothing in it can fail, so the fallback is never taken.
-        serde_json::to_vec(&kept).unwrap_or_default()
+        (change, serde_json::to_vec(&kept).unwrap_or_default())
+    }
+
+    /// Says that the logins of a change are kept, or never will be.
+    pub fn logins_were_kept(&self, change: u64) {
+        self.kept.send_replace(Some(change));
+    }
+
+    /// Returns once all that has happened to the logins will hold for a later process as well.
+    pub async fn settled(&self) {
+        let change = *self.changes.borrow();
+        let mut kept = self.kept.subscribe();
+        // It fails when nobody is left to wait for.
+        let _ = kept
+            .wait_for(|kept| kept.is_none_or(|kept| kept >= change))
+            .await;
     }
 
     /// The logins of an earlier process; those of another key, and what is no such list, are left behind.
@@ -266,6 +287,10 @@ impl Access {
     /// Ends the logins whose time is over; whoever serves calls it now and then.
     pub fn sweep(&self) {
         self.logins.sweep(Instant::now());
+    }
+
+    fn count_change(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
     }
 
     fn read_key<T>(&self, look: impl FnOnce(&Key) -> T) -> T {

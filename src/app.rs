@@ -17,7 +17,7 @@ use crate::config::Settings;
 use crate::control;
 use crate::error::Code;
 use crate::exit::ExitError;
-use crate::link::{Connector, Versions};
+use crate::link::{Connector, VersionSource, Versions, WhatsAppPage};
 use crate::metrics::Metrics;
 use crate::session::{
     self, Asker, CodeRequest, PairingCode, RequestError, SessionEvent, Sessions, State, Status,
@@ -40,6 +40,8 @@ const VERSION: &str = "companion_version";
 const LOGINS: &str = "logins";
 /// How old the kept times of the logins' last use may be.
 const LOGINS_EVERY: Duration = Duration::from_mins(30);
+/// When to try again what could not be written.
+const LOGINS_AGAIN: Duration = Duration::from_secs(10);
 
 /// Runs the appliance until it is told to stop.
 ///
@@ -145,6 +147,7 @@ impl Appliance {
             }
             Err(error) => {
                 tracing::error!(%error, "the store cannot be used; the page says so");
+                metrics.state(session::DEFAULT, State::StoreUnavailable.as_str());
                 let occupied = Occupied::take(&settings.data_dir)
                     .map_err(|error| ExitError::of_store(&settings.data_dir, &error))?;
                 (
@@ -329,7 +332,9 @@ async fn run(
         .flatten()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let own_server = settings.whatsapp_url.is_some();
-    let versions = Versions::new(kept);
+    // A server of one's own has its own idea of versions, and nobody else is to hear of it.
+    let source = (!own_server).then(|| Arc::new(WhatsAppPage::default()) as Arc<dyn VersionSource>);
+    let versions = Versions::with_source(kept, source);
     let connector = Connector::new(settings.whatsapp_url.clone(), Arc::clone(&versions));
     let sessions = Sessions::start(
         store.clone(),
@@ -345,7 +350,6 @@ async fn run(
     )
     .await
     .map_err(|error| ExitError::failed(format!("the store cannot be used: {error}")))?;
-    // A server of one's own has its own idea of versions, and nobody else is to hear of it.
     let versions = (!own_server).then(|| tokio::spawn(keep_version(versions, store.clone())));
     let logins = tokio::spawn(keep_logins(Arc::clone(access), store.clone()));
     Ok(Running {
@@ -358,17 +362,27 @@ async fn run(
 
 /// Keeps the logins in the store, so that a restart sends nobody back to the door.
 async fn keep_logins(access: Arc<Access>, store: Store) {
+    let mut changes = access.keep_logins();
+    let mut every = LOGINS_EVERY;
     loop {
         // Either way there is something to write: a change, or when each was last used.
-        let _ = tokio::time::timeout(LOGINS_EVERY, access.changed()).await;
-        put_logins(&access, &store).await;
+        let _ = tokio::time::timeout(every, changes.changed()).await;
+        every = if put_logins(&access, &store).await {
+            LOGINS_EVERY
+        } else {
+            LOGINS_AGAIN
+        };
     }
 }
 
-async fn put_logins(access: &Access, store: &Store) {
-    if let Err(error) = store.put_setting(LOGINS, access.kept_logins()).await {
-        warn!(%error, "the logins were not kept; after a restart the page asks for the key");
+async fn put_logins(access: &Access, store: &Store) -> bool {
+    let (change, logins) = access.kept_logins();
+    let put = store.put_setting(LOGINS, logins).await;
+    if let Err(error) = &put {
+        warn!(%error, "the logins were not kept; until they are, a restart forgets who came in and who left");
     }
+    access.logins_were_kept(change);
+    put.is_ok()
 }
 
 /// Looks the companion version up in the background: a connection never waits for it.

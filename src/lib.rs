@@ -5,6 +5,7 @@
 pub mod access;
 pub mod app;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod error;

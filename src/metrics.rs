@@ -47,10 +47,13 @@ const OUTCOMES: [Outcome; 10] = [
     Outcome::other,
 ];
 
-const REASONS: [&str; 4] = ["restart", "lost", "too_fast", "asked"];
+/// Why a link connects again.
+const REASONS: [&str; 7] = [
+    "restart", "lost", "too_fast", "asked", "ban_over", "update", "store",
+];
 
 /// The states of contract section 3.
-const STATES: [&str; 16] = [
+pub(crate) const STATES: [&str; 16] = [
     "UNLINKED",
     "CONNECTING",
     "AWAITING_CODE_ENTRY",
@@ -300,7 +303,7 @@ impl Metrics {
         self.pairing_duration.observe(took.as_secs_f64());
     }
 
-    /// A link connects again; the reason is one of `restart`, `lost`, `too_fast`, `asked`.
+    /// A link connects again; the reason is one of those that are there from the start.
     pub fn reconnect(&self, reason: &str) {
         self.reconnects
             .get_or_create(&ByReason {
@@ -345,13 +348,39 @@ impl Metrics {
             .inc_by(login_failures.saturating_sub(self.login_failures.get()));
     }
 
-    /// Prometheus text (`OpenMetrics` 1.0).
+    /// Prometheus text, version 0.0.4. The encoder speaks `OpenMetrics`, whose type `info` and whose names of
+    /// counters without their `_total` the older format does not know.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = String::new();
-        if encode(&mut text, &self.registry).is_err() {
+        let mut open = String::new();
+        if encode(&mut open, &self.registry).is_err() {
             // Writing into a String does not fail.
-            text.clear();
+            open.clear();
+        }
+        let mut text = String::with_capacity(open.len());
+        let mut help = None;
+        for line in open.lines() {
+            let words: Vec<&str> = line.splitn(4, ' ').collect();
+            match words[..] {
+                // Its name depends on the type, which comes after it.
+                ["#", "HELP", _, words] => help = Some(words),
+                ["#", "TYPE", name, kind] => {
+                    let (name, kind) = match kind {
+                        "counter" => (format!("{name}_total"), kind),
+                        "info" => (format!("{name}_info"), "gauge"),
+                        _ => (name.to_owned(), kind),
+                    };
+                    if let Some(words) = help.take() {
+                        text += &format!("# HELP {name} {words}\n");
+                    }
+                    text += &format!("# TYPE {name} {kind}\n");
+                }
+                ["#", ..] => {}
+                _ => {
+                    text += line;
+                    text.push('\n');
+                }
+            }
         }
         text
     }
@@ -419,6 +448,19 @@ mod tests {
             assert!(text.contains(sample), "{sample} is missing in\n{text}");
         }
         assert!(text.contains("hairpin_build_info{version="));
+        for head in [
+            "# TYPE hairpin_wipe_failures_total counter",
+            "# TYPE hairpin_build_info gauge",
+            "# TYPE hairpin_wipe_duration_seconds histogram",
+        ] {
+            assert!(text.contains(head), "{head} is missing in\n{text}");
+        }
+        for line in text.lines().filter(|line| line.starts_with('#')) {
+            assert!(
+                line.starts_with("# HELP ") || line.starts_with("# TYPE "),
+                "{line}"
+            );
+        }
         let json = metrics.json();
         assert_eq!(json["hairpin_wipe_failures_total"][0]["value"], 0.0);
     }

@@ -94,6 +94,13 @@ impl Country {
             .ok_or(PhoneError::UnknownCountry)
     }
 
+    /// Every country with telephones, and its calling code.
+    pub fn all() -> impl Iterator<Item = (Self, i32)> {
+        let plan = &rlibphonenumber::PHONE_NUMBER_UTIL;
+        let regions = plan.get_supported_regions();
+        regions.filter_map(|region| Some((Self(region), plan.get_country_code_for_region(region)?)))
+    }
+
     /// The two-letter code.
     #[must_use]
     pub fn code(self) -> String {
@@ -160,6 +167,17 @@ impl Phone {
     #[must_use]
     pub fn e164(&self) -> String {
         format!("+{}", *self.digits)
+    }
+
+    /// The whole number as its country writes it for others, `+7 900 123-45-67`: for whoever just typed it.
+    #[must_use]
+    pub fn international(&self) -> String {
+        let e164 = self.e164();
+        PhoneNumber::parse(&e164, None).map_or(e164, |number| {
+            number
+                .format_as(PhoneNumberFormat::International)
+                .into_owned()
+        })
     }
 
     /// The country the number belongs to, where the plan says it.
@@ -338,8 +356,25 @@ fn plan(text: &str, country: Option<Country>) -> Result<Phone, PhoneError> {
         Err(ValidationError::TooShort) => PhoneError::TooShort,
         Err(ValidationError::TooLong) => PhoneError::TooLong,
         Ok(rlibphonenumber::NumberLengthType::IsPossibleLocalOnly) => PhoneError::TooShort,
+        // Between two lengths that the country has: what people mean is a mobile.
+        Err(ValidationError::InvalidLength) => match mobile_length(number.country_code) {
+            Some(length) if number.get_national_significant_number().len() > length => {
+                PhoneError::TooLong
+            }
+            Some(_) => PhoneError::TooShort,
+            None => PhoneError::NotInPlan,
+        },
         _ => PhoneError::NotInPlan,
     })
+}
+
+/// How many digits a mobile of the calling code's main country has, country code left out.
+fn mobile_length(calling_code: i32) -> Option<usize> {
+    let plan = &rlibphonenumber::PHONE_NUMBER_UTIL;
+    let region = plan.get_region_for_country_code(calling_code)?;
+    plan.get_example_number_for_type_and_region(region, PhoneNumberType::Mobile)
+        .ok()
+        .map(|example| example.get_national_significant_number().len())
 }
 
 /// The number itself if the plan knows it, else another spelling of the same line that it knows.
@@ -433,6 +468,10 @@ mod tests {
             ("123", "too_short"),
             ("7", "too_short"),
             ("1111111111", "not_in_plan"),
+            ("+790012345678", "too_long"),
+            ("890012345678", "too_long"),
+            ("8 900 123-45-678", "too_long"),
+            ("+7 900 123-45-6", "too_short"),
             ("+1-800-123-4567 ext. 890", "extension"),
             ("8 (900) 123-45-67 доб. 12", "extension"),
             ("8 900 123-45-67 x12", "extension"),
@@ -484,6 +523,20 @@ mod tests {
             ru("+55 11 8765-4321").expect("old form").digits(),
             "5511987654321"
         );
+    }
+
+    #[test]
+    fn a_number_is_grouped_as_its_country_does() {
+        for (typed, grouped) in [
+            ("89001234567", "+7 900 123-45-67"),
+            ("+55 11 987654321", "+55 11 98765-4321"),
+            ("+447400123456", "+44 7400 123456"),
+            ("+14155552671", "+1 415-555-2671"),
+        ] {
+            assert_eq!(ru(typed).expect(typed).international(), grouped);
+        }
+        let unknown = Phone::from_e164_digits("0000000").expect("taken as it is");
+        assert_eq!(unknown.international(), "+0000000");
     }
 
     #[test]

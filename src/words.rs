@@ -132,6 +132,10 @@ fn finer(code: Code, reason: &str) -> Option<(&'static str, &'static str)> {
             "Основную сессию salon нельзя удалить. Можно отвязать её номер.",
             "The default session salon cannot be removed. Unlink its number instead.",
         ),
+        (Code::StoreUnavailable, "told_not_wiped") => (
+            "WhatsApp уже забыл эту связь, но стереть её здесь не удалось. Освободите место на диске и попробуйте снова.",
+            "WhatsApp has forgotten the link, but it could not be erased here. Free space on the disk, then try again.",
+        ),
         (Code::RateLimited, "login") => (
             "Слишком много неверных ключей с этого адреса. Подождите и попробуйте снова.",
             "Too many wrong keys from this address. Wait, then try again.",
@@ -245,8 +249,8 @@ fn plain(code: Code) -> (&'static str, &'static str) {
             "WhatsApp locked the account. Open WhatsApp on the phone and do what it says.",
         ),
         Code::HalfLinked => (
-            "Привязка оборвалась. Удалите устройство в телефоне (Связанные устройства) и запросите новый код.",
-            "The linking broke off. Remove the device on the phone (Linked devices) and ask for a new code.",
+            "В телефоне может остаться это устройство. Удалите его там (Связанные устройства), затем запросите новый код.",
+            "The phone may still list this device. Remove it there (Linked devices), then ask for a new code.",
         ),
         Code::StoreUnavailable => (
             "Хранилище недоступно, ничего не изменено. Проверьте место на диске и запустите hairpin check.",

@@ -210,7 +210,7 @@ mod tests {
         };
         for (after, good) in [
             (Duration::ZERO, true),
-            (IDLE - Duration::from_secs(1), true),
+            (IDLE.saturating_sub(Duration::from_secs(1)), true),
             (IDLE, false),
             (TOTAL * 2, false),
         ] {

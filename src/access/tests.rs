@@ -137,7 +137,7 @@ fn a_login_survives_a_restart_but_neither_a_logout_nor_another_key() {
     let (stays, leaves) = (login(), login());
     let gone = earlier.by_token(leaves.reveal()).expect("logged in");
     earlier.logout(&gone);
-    let kept = earlier.kept_logins();
+    let (_, kept) = earlier.kept_logins();
     assert!(!String::from_utf8_lossy(&kept).contains(stays.reveal()));
 
     let later = Access::open(dir.path()).expect("opens");
@@ -159,11 +159,31 @@ fn a_login_survives_a_restart_but_neither_a_logout_nor_another_key() {
 async fn whoever_keeps_the_logins_hears_of_each_change() {
     let dir = folder();
     let access = Access::open(dir.path()).expect("opens");
+    let mut changes = access.keep_logins();
     let key = access.key().reveal().to_owned();
     let token = access.login(&key).expect("random").expect("the right key");
-    access.changed().await;
+    changes.changed().await.expect("heard");
     access.logout(&access.by_token(token.reveal()).expect("logged in"));
-    access.changed().await;
+    changes.changed().await.expect("heard");
     access.rotate().expect("written");
-    access.changed().await;
+    changes.changed().await.expect("heard");
+}
+
+#[tokio::test]
+async fn a_logout_is_settled_once_it_is_kept() {
+    let dir = folder();
+    let access = Access::open(dir.path()).expect("opens");
+    let key = access.key().reveal().to_owned();
+    let token = access.login(&key).expect("random").expect("the right key");
+    // Nobody keeps logins: there is nothing to wait for.
+    access.settled().await;
+    let _changes = access.keep_logins();
+    let (before, _) = access.kept_logins();
+    access.logout(&access.by_token(token.reveal()).expect("logged in"));
+    access.logins_were_kept(before);
+    let mut settled = std::pin::pin!(access.settled());
+    assert!(futures_util::poll!(&mut settled).is_pending());
+    let (after, _) = access.kept_logins();
+    access.logins_were_kept(after);
+    settled.await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The longest wait after network trouble: a cause that goes away is noticed within it.
 const LONGEST: Duration = Duration::from_secs(20);
 /// The first wait after WhatsApp said "too fast".
-const TOO_FAST: Duration = Duration::from_mins(1);
+pub const TOO_FAST: Duration = Duration::from_mins(1);
 /// The longest wait after WhatsApp said "too fast".
 const TOO_FAST_LONGEST: Duration = Duration::from_mins(15);
 

@@ -53,6 +53,8 @@ pub enum LinkEvent {
     PasskeyWanted,
     /// Logged in and ready.
     Connected,
+    /// The store did not take or give something of this client. Comes at most once: the client is worth nothing now.
+    StoreTrouble,
     /// The connection is over; the client is of no more use. Comes exactly once.
     Closed(Close),
 }
@@ -96,8 +98,10 @@ pub enum Close {
     Lost,
     /// Too many connections (429).
     TooFast,
-    /// The phone removed this device (401, 516).
+    /// The credentials are refused at login (401).
     LoggedOut,
+    /// The phone removed this device while it was connected (401, 516, `device_removed`).
+    Removed,
     /// The account is locked or blocked (403, 406).
     Locked,
     /// The account is banned, for so long where WhatsApp says it (402).
@@ -111,7 +115,7 @@ pub enum Close {
 }
 
 /// Called with the account's acceptance before it is answered; false means that the answer must not go out.
-pub(super) type BeforeFinish = Box<dyn Fn() -> bool + Send + Sync>;
+pub type BeforeFinish = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// Receives the library's events of one client.
 pub(super) struct Handler {
@@ -125,8 +129,8 @@ pub(super) struct Handler {
     pairing_ref: Mutex<Option<Vec<u8>>>,
     tries: AtomicU32,
     before_finish: Option<BeforeFinish>,
-    /// Set once the acceptance must not be answered: the run task drops the connection.
-    pub(super) refuse_finish: AtomicBool,
+    /// Set once nothing more is to be said on this connection: the run task drops it.
+    pub(super) abandoned: AtomicBool,
 }
 
 impl Handler {
@@ -143,7 +147,7 @@ impl Handler {
             pairing_ref: Mutex::new(None),
             tries: AtomicU32::new(0),
             before_finish,
-            refuse_finish: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
         })
     }
 
@@ -165,6 +169,12 @@ impl Handler {
             .unwrap_or(Close::Lost)
     }
 
+    /// Drops the connection without waiting for its end.
+    pub(super) fn abandon(&self, reason: Close) {
+        self.abandoned.store(true, Ordering::SeqCst);
+        self.note(reason);
+    }
+
     /// The first reason stands: what follows is its consequence.
     fn note(&self, reason: Close) {
         self.close
@@ -179,10 +189,19 @@ impl Handler {
             "iq" => self.raw_iq(node),
             "notification" => self.raw_notification(node),
             "stream:error" => {
-                let reason = match attr(node, "code").as_deref() {
-                    Some("515") => Some(Close::Restart),
-                    Some("429") => Some(Close::TooFast),
-                    Some("500" | "503") => Some(Close::Lost),
+                let conflict = node
+                    .get_optional_child("conflict")
+                    .map(|conflict| attr(conflict, "type").unwrap_or_default());
+                let reason = match (attr(node, "code").as_deref(), conflict.as_deref()) {
+                    // These two the library tells apart; of any other it would say that the phone removed us, and
+                    // credentials are given up only where WhatsApp says that they are dead.
+                    (_, Some("replaced" | "device_removed")) => None,
+                    (code, Some(_)) => Some(Close::Refused(
+                        code.and_then(|code| code.parse().ok()).unwrap_or(0),
+                    )),
+                    (Some("515"), None) => Some(Close::Restart),
+                    (Some("429"), None) => Some(Close::TooFast),
+                    (Some("500" | "503"), None) => Some(Close::Lost),
                     _ => None,
                 };
                 if let Some(reason) = reason {
@@ -208,8 +227,8 @@ impl Handler {
             && let Some(before_finish) = &self.before_finish
             && !before_finish()
         {
-            self.refuse_finish.store(true, Ordering::SeqCst);
-            self.ending.notify_one();
+            self.tell(LinkEvent::StoreTrouble);
+            self.abandon(Close::Lost);
         }
     }
 
@@ -290,15 +309,22 @@ impl EventHandler for Handler {
                 ConnectFailureReason::AccountLocked | ConnectFailureReason::UnknownLogout => {
                     Close::Locked
                 }
-                _ => Close::LoggedOut,
+                _ if out.on_connect => Close::LoggedOut,
+                _ => Close::Removed,
             }),
             Event::StreamReplaced(_) => self.note(Close::Replaced),
             Event::TemporaryBan(ban) => self.note(Close::Banned(ban.expire.to_std().ok())),
             Event::ClientOutdated(_) => self.note(Close::Outdated),
             Event::ConnectFailure(failure) => self.note(match failure.reason {
-                ConnectFailureReason::TempBanned => Close::Banned(None),
+                // The library wants a ban's code beside its end; its end alone is worth telling.
+                ConnectFailureReason::TempBanned => {
+                    Close::Banned(failure.raw.as_ref().and_then(|raw| {
+                        raw.attrs().optional_u64("expire").map(Duration::from_secs)
+                    }))
+                }
                 ConnectFailureReason::InternalServerError
-                | ConnectFailureReason::ServiceUnavailable => Close::Lost,
+                | ConnectFailureReason::ServiceUnavailable
+                | ConnectFailureReason::Unknown(500..=599) => Close::Lost,
                 ConnectFailureReason::Unknown(429) => Close::TooFast,
                 reason => Close::Refused(reason_code(reason)),
             }),
@@ -346,5 +372,88 @@ fn reason_code(reason: ConnectFailureReason) -> i32 {
         ConnectFailureReason::Experimental => 501,
         ConnectFailureReason::ServiceUnavailable => 503,
         ConnectFailureReason::Unknown(code) => code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use whatsapp_rust::types::events::ConnectFailure;
+    use whatsapp_rust::wacore_binary::Node;
+    use whatsapp_rust::wacore_binary::builder::NodeBuilder;
+
+    use super::*;
+
+    fn failed(code: i32, raw: Node) -> Close {
+        let (sink, _events) = mpsc::unbounded_channel();
+        let handler = Handler::new(sink, None);
+        let failure = ConnectFailure::builder()
+            .reason(ConnectFailureReason::from(code))
+            .raw(raw)
+            .build();
+        handler.handle_event(Arc::new(Event::ConnectFailure(failure)));
+        handler.closed_because()
+    }
+
+    #[test]
+    fn every_connect_failure_that_the_library_does_not_name_has_its_meaning() {
+        let plain = || NodeBuilder::new("failure").build();
+        for (code, close) in [
+            (400, Close::Refused(400)),
+            (409, Close::Refused(409)),
+            (413, Close::Refused(413)),
+            (414, Close::Refused(414)),
+            (415, Close::Refused(415)),
+            (418, Close::Refused(418)),
+            (501, Close::Refused(501)),
+            (0, Close::Refused(0)),
+            (429, Close::TooFast),
+            (500, Close::Lost),
+            (502, Close::Lost),
+            (503, Close::Lost),
+            (504, Close::Lost),
+            (402, Close::Banned(None)),
+        ] {
+            assert_eq!(failed(code, plain()), close, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_bans_end_is_told_also_where_its_code_is_not() {
+        let raw = NodeBuilder::new("failure")
+            .attr("reason", "402")
+            .attr("expire", "90")
+            .build();
+        let ban = Close::Banned(Some(Duration::from_secs(90)));
+        assert_eq!(failed(402, raw), ban);
+    }
+
+    fn stream_error(node: &Node) -> Close {
+        let (sink, _events) = mpsc::unbounded_channel();
+        let handler = Handler::new(sink, None);
+        handler.raw(&node.as_node_ref());
+        handler.closed_because()
+    }
+
+    #[test]
+    fn an_unknown_conflict_does_not_make_credentials_dead() {
+        let error = |code: Option<&str>, conflict: Option<&'static str>| {
+            let mut error = NodeBuilder::new("stream:error");
+            if let Some(code) = code {
+                error = error.attr("code", code);
+            }
+            if let Some(conflict) = conflict {
+                let child = NodeBuilder::new("conflict").attr("type", conflict).build();
+                error = error.children([child]);
+            }
+            stream_error(&error.build())
+        };
+        assert_eq!(
+            error(Some("409"), Some("something new")),
+            Close::Refused(409)
+        );
+        assert_eq!(error(None, Some("something new")), Close::Refused(0));
+        assert_eq!(error(Some("515"), None), Close::Restart);
+        assert_eq!(error(Some("429"), None), Close::TooFast);
+        assert_eq!(error(Some("503"), None), Close::Lost);
     }
 }

@@ -5,24 +5,35 @@ pub mod backoff;
 mod event;
 mod runtime;
 mod version;
+mod watch;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 use whatsapp_rust::pair_code::{PairCodeOptions, PairCodeRejection, PairError};
 use whatsapp_rust::store::persistence_manager::PersistenceManager;
 use whatsapp_rust::traits::Backend;
 use whatsapp_rust::transport::TokioWebSocketTransportFactory;
 use whatsapp_rust::waproto::whatsapp::device_props::PlatformType;
-use whatsapp_rust::{Client, ErrorChainExt};
+use whatsapp_rust::{CacheConfig, Client, ErrorChainExt, MsgSecretPolicy};
 
-use event::{BeforeFinish, Handler};
+use event::Handler;
 use runtime::TrackedRuntime;
 
-pub use event::{Close, LinkEvent, Paired, Refusal};
-pub use version::Versions;
+pub use event::{BeforeFinish, Close, LinkEvent, Paired, Refusal};
+pub use version::{Version, VersionSource, Versions, WhatsAppPage};
+
+/// What a session wants to have a hand in.
+#[derive(Default)]
+pub struct Hooks {
+    /// Runs, blocking, when the phone has accepted us and before we answer; whether the answer may go out.
+    pub before_finish: Option<BeforeFinish>,
+    /// Notified by the backend when the store fails this client.
+    pub store_trouble: Arc<Notify>,
+}
 
 /// How long the stream may linger after it announced its end.
 const LINGER: Duration = Duration::from_secs(2);
@@ -49,17 +60,20 @@ impl Connector {
         Self { url, versions }
     }
 
+    /// The versions that clients announce.
+    #[must_use]
+    pub fn versions(&self) -> &Arc<Versions> {
+        &self.versions
+    }
+
     /// Starts a client over `backend`. With stored credentials it logs in, else it registers.
-    ///
-    /// `before_finish` runs, blocking, when the phone has accepted us and before we answer;
-    /// it returns whether the answer may go out.
     ///
     /// # Errors
     /// When the backend cannot be read or written.
     pub async fn start(
         &self,
         backend: Arc<dyn Backend>,
-        before_finish: Option<BeforeFinish>,
+        hooks: Hooks,
     ) -> Result<(Link, mpsc::UnboundedReceiver<LinkEvent>), StartError> {
         let (sink, events) = mpsc::unbounded_channel();
         let tasks = TrackedRuntime::default();
@@ -87,39 +101,50 @@ impl Connector {
             .with_http_client_arc(self.versions.http())
             .with_version_override(self.versions.current())
             .with_skip_history_sync(true)
+            .with_cache_config(nothing_of_messages())
             .build()
             .await
             .map_err(|_| StartError)?
             .into_client();
         client.enable_auto_reconnect.store(false, Ordering::Relaxed);
-        let handler = Handler::new(sink, before_finish);
+        let handler = Handler::new(sink, hooks.before_finish);
         client.subscribe_handler(handler.clone()).detach();
 
-        let link = Link(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             client,
             tasks,
             handler,
             persistence,
             connected: AtomicBool::new(false),
-        }));
-        link.run();
-        Ok((link, events))
+            running: Mutex::new(None),
+        });
+        run(&inner, hooks.store_trouble);
+        Ok((Link(Arc::new(Held(inner))), events))
     }
 
     /// Whether WhatsApp answers now: a registration connection that is thrown away.
-    pub async fn probe(&self, within: Duration) -> bool {
+    ///
+    /// # Errors
+    /// Why not, where that was told.
+    pub async fn probe(&self, within: Duration) -> Result<(), Close> {
         let attempt = async {
             let backend = Arc::new(whatsapp_rust::wacore::store::in_memory::InMemoryBackend::new());
-            let (link, mut events) = self.start(backend, None).await.ok()?;
-            let mut answered = None;
+            let (link, mut events) = self
+                .start(backend, Hooks::default())
+                .await
+                .map_err(|_| Close::Lost)?;
+            let mut answered = Err(Close::Lost);
             while let Some(event) = events.recv().await {
                 match event {
                     // The refs of a registration are WhatsApp's own answer, not only a socket's.
                     LinkEvent::Qr { .. } => {
-                        answered = Some(());
+                        answered = Ok(());
                         break;
                     }
-                    LinkEvent::Closed(_) => break,
+                    LinkEvent::Closed(close) => {
+                        answered = Err(close);
+                        break;
+                    }
                     _ => {}
                 }
             }
@@ -127,13 +152,35 @@ impl Connector {
             tokio::spawn(async move { link.stop(LINGER).await });
             answered
         };
-        matches!(tokio::time::timeout(within, attempt).await, Ok(Some(())))
+        // Whoever gives up drops the link, and with it its connection.
+        tokio::time::timeout(within, attempt)
+            .await
+            .unwrap_or(Err(Close::Lost))
     }
 }
 
-/// A running client. Clones are the same client.
+/// Nothing of a message is kept: what this appliance does needs none.
+fn nothing_of_messages() -> CacheConfig {
+    CacheConfig {
+        msg_secret_policy: MsgSecretPolicy::Disabled,
+        seed_msg_secrets_from_history: false,
+        ..CacheConfig::default()
+    }
+}
+
+/// A running client. Clones are the same client; when the last is dropped, its connection is.
 #[derive(Clone)]
-pub struct Link(Arc<Inner>);
+pub struct Link(Arc<Held>);
+
+/// Ends the client with its last holder: one that was given up half-way must not go on by itself.
+struct Held(Arc<Inner>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.client.signal_shutdown_sync();
+        self.0.tasks.cut();
+    }
+}
 
 struct Inner {
     client: Arc<Client>,
@@ -141,56 +188,73 @@ struct Inner {
     handler: Arc<Handler>,
     persistence: Arc<PersistenceManager>,
     connected: AtomicBool,
+    /// The task that owns the connection; awaited by whoever stops the client. Locked to take it out only.
+    running: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Spawns the connection; its end is reported once.
+fn run(inner: &Arc<Inner>, store_trouble: Arc<Notify>) {
+    let watched = Arc::clone(inner);
+    inner.tasks.run(async move {
+        if watched
+            .client
+            .wait_for_socket(Duration::from_hours(1))
+            .await
+            .is_ok()
+        {
+            watched.connected.store(true, Ordering::SeqCst);
+            watch::until_dead(&watched.client).await;
+            watched.handler.abandon(Close::Lost);
+        }
+    });
+    let teller = Arc::clone(inner);
+    inner.tasks.run(async move {
+        store_trouble.notified().await;
+        teller.handler.tell(LinkEvent::StoreTrouble);
+    });
+    let running = Arc::clone(inner);
+    // Not a tracked task: it must report the end even while the tracked ones are drained.
+    let task = tokio::spawn(async move {
+        // The lease lives as long as the connection: 515, 429 and `primary_hello` raise no event.
+        let _lease = running.client.acquire_raw_node_forwarding();
+        tokio::select! {
+            () = connection(&running) => {}
+            // A client that is stopped while it connects would not notice by itself.
+            () = running.tasks.was_cut() => {}
+        }
+        running.connected.store(false, Ordering::SeqCst);
+        running
+            .handler
+            .tell(LinkEvent::Closed(running.handler.closed_because()));
+    });
+    *inner.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+}
+
+/// One connection, from its start to its end.
+async fn connection(inner: &Arc<Inner>) {
+    let run = inner.client.run();
+    tokio::pin!(run);
+    tokio::select! {
+        () = &mut run => return,
+        () = inner.handler.ending.notified() => {}
+    }
+    if !inner.handler.abandoned.load(Ordering::SeqCst)
+        && tokio::time::timeout(LINGER, &mut run).await.is_ok()
+    {
+        return;
+    }
+    inner.client.signal_shutdown_sync();
+    // A dead socket may not even take its own end.
+    let _ = tokio::time::timeout(LINGER, &mut run).await;
 }
 
 impl Link {
-    /// Spawns the connection; its end is reported once.
-    fn run(&self) {
-        let inner = Arc::clone(&self.0);
-        let opener = Arc::clone(&self.0);
-        let tasks = self.0.tasks.clone();
-        // The lease lives as long as the connection: 515, 429 and `primary_hello` raise no event.
-        let lease = inner.client.acquire_raw_node_forwarding();
-        tasks.run(async move {
-            if opener
-                .client
-                .wait_for_socket(Duration::from_hours(1))
-                .await
-                .is_ok()
-            {
-                opener.connected.store(true, Ordering::SeqCst);
-            }
-        });
-        // Not a tracked task: it must report the end even while the tracked ones are drained.
-        tokio::spawn(async move {
-            let _lease = lease;
-            let run = inner.client.run();
-            tokio::pin!(run);
-            tokio::select! {
-                () = &mut run => {}
-                () = inner.handler.ending.notified() => {
-                    if inner.handler.refuse_finish.load(Ordering::SeqCst) {
-                        inner.client.signal_shutdown_sync();
-                    }
-                    if tokio::time::timeout(LINGER, &mut run).await.is_err() {
-                        inner.client.signal_shutdown_sync();
-                        let _ = tokio::time::timeout(LINGER, &mut run).await;
-                    }
-                }
-            }
-            inner.connected.store(false, Ordering::SeqCst);
-            inner
-                .handler
-                .tell(LinkEvent::Closed(inner.handler.closed_because()));
-        });
-    }
-
     /// Asks WhatsApp for a code for the number (E.164 digits); the answer comes as an event.
     pub fn request_code(&self, digits: &str) {
-        let inner = Arc::clone(&self.0);
+        let inner = Arc::clone(&self.0.0);
         let phone_number = digits.to_owned();
-        self.0.handler.asking(true);
-        self.0.tasks.run(async move {
+        inner.handler.asking(true);
+        self.0.0.tasks.run(async move {
             let answer = inner
                 .client
                 .pair_with_code(PairCodeOptions {
@@ -209,7 +273,7 @@ impl Link {
 
     /// Withdraws the code: it can no longer link anything.
     pub async fn cancel_code(&self) {
-        self.0.client.cancel_pair_code().await;
+        self.0.0.client.cancel_pair_code().await;
     }
 
     /// Writes the device to the store now.
@@ -217,40 +281,58 @@ impl Link {
     /// # Errors
     /// When the store does not take it.
     pub async fn flush(&self) -> Result<(), StartError> {
-        self.0.persistence.flush().await.map_err(|_| StartError)
+        self.0.0.persistence.flush().await.map_err(|_| StartError)
     }
 
     /// Tells WhatsApp to forget this device; whether WhatsApp confirmed it.
     pub async fn tell_logout(&self, within: Duration) -> bool {
         use whatsapp_rust::wacore::iq::devices::RemoveCompanionDeviceSpec;
-        let Some(jid) = self.0.client.pn() else {
+        let Some(jid) = self.0.0.client.pn() else {
             return false;
         };
         let answer = tokio::time::timeout(
             within,
-            self.0.client.execute(RemoveCompanionDeviceSpec::new(&jid)),
+            self.0
+                .0
+                .client
+                .execute(RemoveCompanionDeviceSpec::new(&jid)),
         )
         .await;
         // A device that is forgotten is cut off at once, which may be quicker than the answer is read.
-        matches!(answer, Ok(Ok(()))) || self.0.handler.closed_because() == Close::LoggedOut
+        matches!(answer, Ok(Ok(())))
+            || matches!(
+                self.0.0.handler.closed_because(),
+                Close::LoggedOut | Close::Removed
+            )
     }
 
-    /// Whether the connection stands.
+    /// Whether the connection stands and WhatsApp has let us in.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.0.connected.load(Ordering::SeqCst)
+        self.0.0.connected.load(Ordering::SeqCst) && self.0.0.client.is_logged_in()
     }
 
-    /// Stops the client and awaits its tasks: afterwards it writes nothing any more.
+    /// Stops the client and awaits its tasks: afterwards it has no connection and writes nothing any more.
     /// What it still has to flush gets `within`.
     pub async fn stop(&self, within: Duration) {
-        if tokio::time::timeout(within, self.0.client.disconnect())
+        if tokio::time::timeout(within, self.0.0.client.disconnect())
             .await
             .is_err()
         {
-            self.0.client.signal_shutdown_sync();
+            self.0.0.client.signal_shutdown_sync();
         }
-        self.0.tasks.drain(DRAIN).await;
+        self.0.0.tasks.drain(DRAIN).await;
+        let running = self
+            .0
+            .0
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(running) = running {
+            // It ends as soon as its tasks are cut; a panic in it has been logged.
+            let _ = running.await;
+        }
     }
 }
 

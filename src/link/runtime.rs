@@ -42,9 +42,20 @@ impl TrackedRuntime {
             .await
             .is_err()
         {
-            self.cut.cancel();
+            self.cut();
             self.tasks.wait().await;
         }
+        self.cut();
+    }
+
+    /// Drops every task at its next await.
+    pub(super) fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    /// Comes when the tasks are cut.
+    pub(super) async fn was_cut(&self) {
+        self.cut.cancelled().await;
     }
 }
 

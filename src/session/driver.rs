@@ -2,25 +2,30 @@
 //! It is the only owner of the session's link; everybody else sends it commands and watches.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::{broadcast, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::jobs::{Done, Tools, wall};
-use super::machine::{Answer, Ask, Effect, Facts, Input, Job, Limits, Machine, Now, Waiter};
+use super::jobs::{Done, Present, Tools};
+use super::machine::{About, Answer, Ask, Effect, Facts, Input, Job, Limits, Machine, Now, Waiter};
 use super::types::{
     Asker, CodeRequest, EndReason, PairingCode, RequestError, SessionEvent, Status, UnixMs, View,
 };
+use crate::clock;
 use crate::error::Code;
 use crate::link::{Link, LinkEvent};
 use crate::store::{EndedReason, JournalEntry, JournalWhat, LinkRow};
 
 /// How long a link may take over its last words when the program stops.
 const STOP: Duration = Duration::from_secs(10);
+/// How long a client may take over its last words that was overtaken before it had an owner.
+const OVERTAKEN: Duration = Duration::from_secs(3);
 
 /// What a session can be told.
 #[derive(Debug)]
@@ -33,6 +38,8 @@ pub(super) enum Command {
     Reconnect(oneshot::Sender<Result<(), RequestError>>),
     Unlink(Asker, oneshot::Sender<Result<(), RequestError>>),
     Rename(String),
+    /// The slot goes, and whatever is in it; the session goes on when the store refuses.
+    Remove(oneshot::Sender<Result<(), RequestError>>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -46,6 +53,7 @@ enum Reply {
 pub(super) struct Shown {
     pub(super) view: watch::Sender<View>,
     pub(super) events: broadcast::Sender<SessionEvent>,
+    pub(super) removed: Arc<AtomicBool>,
 }
 
 pub(super) struct Driver {
@@ -57,19 +65,34 @@ pub(super) struct Driver {
     link_events: Option<UnboundedReceiver<LinkEvent>>,
     /// A client on its way out.
     stopping: Option<JoinHandle<()>>,
-    /// Unbounded: there is at most one job of each kind under way.
-    done_sender: UnboundedSender<Done>,
-    done: UnboundedReceiver<Done>,
+    /// What is under way: at most one job of each kind that matters, and those that were overtaken.
+    jobs: JoinSet<Done>,
+    running: HashMap<tokio::task::Id, Running>,
     waiters: HashMap<Waiter, Reply>,
     next_waiter: Waiter,
     /// Commands that came while the session was in the middle of something short.
     deferred: VecDeque<Command>,
     shown: Shown,
+    /// How far the wall's clock was ahead when it was last looked at.
+    apart: i64,
+}
+
+/// A job under way.
+struct Running {
+    /// What is to be believed of it if it breaks.
+    broken: Input,
+    /// Given where nothing is lost when it is dropped half-way.
+    question: Option<AbortHandle>,
+}
+
+/// Why a session's task ends.
+enum End {
+    Stop(Option<oneshot::Sender<()>>),
+    Removed(oneshot::Sender<Result<(), RequestError>>),
 }
 
 impl Driver {
     pub(super) fn new(tools: Tools, limits: Limits, budget: u32, shown: Shown) -> Self {
-        let (done_sender, done) = mpsc::unbounded_channel();
         Self {
             tools,
             budget,
@@ -77,54 +100,105 @@ impl Driver {
             link: None,
             link_events: None,
             stopping: None,
-            done_sender,
-            done,
+            jobs: JoinSet::new(),
+            running: HashMap::new(),
             waiters: HashMap::new(),
             next_waiter: 0,
             deferred: VecDeque::new(),
             shown,
+            apart: clock::apart(),
         }
     }
 
     /// Runs until it is told to stop, or until nobody can tell it anything any more.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        looked: oneshot::Sender<()>,
+    ) {
         self.boot().await;
-        let stopped = loop {
+        // Nobody may be waiting for it.
+        let _ = looked.send(());
+        let mut versions = self.tools.connector.versions().watch();
+        let end = loop {
             if !self.is_busy()
                 && let Some(command) = self.deferred.pop_front()
             {
-                if let Some(stopped) = self.command(command).await {
-                    break Some(stopped);
+                if let Some(end) = self.command(command).await {
+                    break end;
                 }
                 continue;
             }
             let deadline = self.machine.deadline();
+            // In this order: what has happened before what is due before what is wished, so that no crowd of wishes
+            // keeps a code alive.
             let input = tokio::select! {
                 biased;
-                Some(done) = self.done.recv() => {
-                    if let Some((link, events)) = done.started {
-                        self.link = Some(link);
-                        self.link_events = Some(events);
-                    }
-                    done.input
-                }
+                Some(done) = self.jobs.join_next_with_id() => match self.done(done) {
+                    Some(input) => input,
+                    None => continue,
+                },
                 event = next_event(&mut self.link_events) => Input::Link(event),
+                set = due(deadline, self.apart) => {
+                    if set {
+                        self.apart = clock::apart();
+                    }
+                    Input::Timer
+                }
+                Ok(()) = versions.changed() => Input::NewVersion,
                 command = commands.recv() => match command {
-                    None => break None,
-                    Some(Command::Stop(stopped)) => break Some(stopped),
+                    None => break End::Stop(None),
+                    Some(Command::Stop(stopped)) => break End::Stop(Some(stopped)),
                     Some(command) => {
                         self.deferred.push_back(command);
                         continue;
                     }
                 },
-                () = sleep_until(deadline) => Input::Timer,
             };
             self.feed(input).await;
         };
         self.stop().await;
-        if let Some(stopped) = stopped {
-            // Whoever wanted the stop may have gone.
-            let _ = stopped.send(());
+        // Whoever wanted the end may have gone.
+        match end {
+            End::Stop(Some(stopped)) => drop(stopped.send(())),
+            End::Removed(reply) => {
+                // Before the mailbox closes: whoever is in it asked for a session that is no more.
+                self.shown.removed.store(true, Ordering::SeqCst);
+                self.tools.metrics.forget(&self.tools.session);
+                drop(reply.send(Ok(())));
+            }
+            End::Stop(None) => {}
+        }
+    }
+
+    /// Takes in a job's end. One that was overtaken has a client that nobody wants.
+    fn done(&mut self, done: Result<(tokio::task::Id, Done), JoinError>) -> Option<Input> {
+        match done {
+            Ok((id, done)) => {
+                self.running.remove(&id);
+                if let Some(started) = done.started {
+                    if self.tools.turn.belongs_to(done.ticket) {
+                        (self.link, self.link_events) = (Some(started.0), Some(started.1));
+                    } else {
+                        let (before, turn) = (self.stopping.take(), done.turn);
+                        self.stopping = Some(tokio::spawn(async move {
+                            if let Some(before) = before {
+                                let _ = before.await;
+                            }
+                            started.0.stop(OVERTAKEN).await;
+                            drop(turn);
+                        }));
+                    }
+                }
+                Some(done.input)
+            }
+            Err(error) => {
+                let running = self.running.remove(&error.id())?;
+                if error.is_panic() {
+                    warn!(session = %self.tools.session, job = ?running.broken, "a job broke");
+                }
+                Some(running.broken)
+            }
         }
     }
 
@@ -147,8 +221,8 @@ impl Driver {
         self.feed(Input::Boot(found)).await;
     }
 
-    /// Returns the stopper when the command was to stop.
-    async fn command(&mut self, command: Command) -> Option<oneshot::Sender<()>> {
+    /// Returns how the session ends, when the command was to end it.
+    async fn command(&mut self, command: Command) -> Option<End> {
         let input = match command {
             Command::Ask(request, reply) => {
                 let waiter = self.waiter(Reply::Code(reply, Instant::now()));
@@ -167,10 +241,31 @@ impl Driver {
                 self.publish(Some(name));
                 return None;
             }
-            Command::Stop(stopped) => return Some(stopped),
+            Command::Remove(reply) => return self.remove(reply).await,
+            Command::Stop(stopped) => return Some(End::Stop(Some(stopped))),
         };
         self.feed(input).await;
         None
+    }
+
+    /// Removes the slot and whatever was asked for since it was unlinked.
+    async fn remove(&mut self, reply: oneshot::Sender<Result<(), RequestError>>) -> Option<End> {
+        self.settle(Code::NoSuchSession).await;
+        match self
+            .tools
+            .store
+            .remove_session(&self.tools.session, Vec::new())
+            .await
+        {
+            Ok(()) => Some(End::Removed(reply)),
+            Err(error) => {
+                warn!(session = %self.tools.session, %error, "the slot could not be removed");
+                // Whoever asked may have gone.
+                let _ = reply.send(Err(Code::StoreUnavailable.into()));
+                self.boot().await;
+                None
+            }
+        }
     }
 
     fn waiter(&mut self, reply: Reply) -> Waiter {
@@ -184,7 +279,8 @@ impl Driver {
         let store = &self.tools.store;
         let started = Instant::now();
         let row = store.link(&self.tools.session);
-        let over_budget = store.budget_left(&ask.request.phone.line_key(), wall(), self.budget);
+        let over_budget =
+            store.budget_left(&ask.request.phone.line_key(), clock::wall(), self.budget);
         debug!(session = %self.tools.session, took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX), "checked");
         match (row, over_budget) {
             (Ok(row), Ok(over_budget)) => Facts {
@@ -209,9 +305,16 @@ impl Driver {
             let mut machine = std::mem::replace(&mut self.machine, Machine::vacant());
             machine.set_jitter(rand::random());
             self.machine = machine.handle(input, now(), &mut effects);
-            // Before anybody is told anything: who hears that a code is over must not find it in the status.
+            // What is kept and counted first, then what people see, then what they are told: whoever hears of
+            // something finds it so wherever else they look.
+            let (kept, told): (Vec<_>, Vec<_>) = effects.into_iter().partition(Effect::is_kept);
+            for effect in kept {
+                if let Some(next) = self.perform(effect).await {
+                    inputs.push_back(next);
+                }
+            }
             self.publish(None);
-            for effect in effects {
+            for effect in told {
                 if let Some(next) = self.perform(effect).await {
                     inputs.push_back(next);
                 }
@@ -222,21 +325,29 @@ impl Driver {
     async fn perform(&mut self, effect: Effect) -> Option<Input> {
         match effect {
             Effect::Reply(waiters, result) => self.reply(waiters, &result),
-            Effect::Code(code) => self.code_shown(code).await,
-            Effect::CodeEnded(reason) => self.code_ended(reason).await,
+            Effect::Code(code, about) => self.code_shown(code, about).await,
+            Effect::CodeEnded(reason, about) => self.code_ended(reason, about).await,
             Effect::Error(error) => self.tell(SessionEvent::Error(error)),
             Effect::Job(ticket, job) => self.start_job(ticket, job),
+            Effect::Reconnect(why) => {
+                info!(session = %self.tools.session, why = why.as_str(), "connecting again");
+                self.tools.metrics.reconnect(why.as_str());
+            }
             Effect::Ask(ask) => {
                 let facts = self.facts(&ask);
                 return Some(Input::Ask(ask, facts));
             }
             Effect::Reboot => {
-                return Some(Input::Boot(self.tools.found().await.map_err(|_| ())));
+                return Some(Input::Boot(self.tools.found_again().await.map_err(
+                    |error| {
+                        debug!(session = %self.tools.session, %error, "the store is still away");
+                    },
+                )));
             }
             Effect::RequestCode(phone) => {
                 if let Some(link) = &self.link {
                     let line = phone.line_key();
-                    if let Err(error) = self.tools.store.budget_record(&line, wall()).await {
+                    if let Err(error) = self.tools.store.budget_record(&line, clock::wall()).await {
                         warn!(session = %self.tools.session, %error, "the request was not counted");
                     }
                     link.request_code(phone.digits());
@@ -244,7 +355,7 @@ impl Driver {
             }
             Effect::StopLink => self.stop_link(),
             Effect::Seen => {
-                let seen = wall();
+                let seen = clock::wall();
                 self.update(Box::new(move |row| row.last_connected = Some(seen)), vec![])
                     .await;
             }
@@ -283,41 +394,51 @@ impl Driver {
         }
     }
 
-    async fn code_shown(&mut self, code: PairingCode) {
-        info!(session = %self.tools.session, phone = %code.phone_number, seconds = code.expires_in(), "a code is shown");
-        let entry = JournalEntry {
-            phone: Some(code.phone_number.clone()),
-            ..self.tools.entry(JournalWhat::CodeShown, None)
-        };
+    async fn code_shown(&mut self, code: PairingCode, about: About) {
+        info!(session = %self.tools.session, phone = %code.phone_number, seconds = code.expires_in(), took_ms = millis(about.took), "a code is shown");
+        self.note(self.about(JournalWhat::CodeShown, about)).await;
         self.tell(SessionEvent::Code(code));
-        self.note(entry).await;
     }
 
-    async fn code_ended(&mut self, reason: EndReason) {
+    async fn code_ended(&mut self, reason: EndReason, about: About) {
         info!(session = %self.tools.session, ?reason, "the code ended");
-        self.tell(SessionEvent::CodeEnded(reason));
         let entry = JournalEntry {
-            phone: self.machine.phone(),
             outcome: serde_json::to_value(reason)
                 .ok()
                 .and_then(|reason| reason.as_str().map(str::to_owned)),
-            ..self.tools.entry(JournalWhat::CodeEnded, None)
+            ..self.about(JournalWhat::CodeEnded, about)
         };
         self.note(entry).await;
+        self.tell(SessionEvent::CodeEnded(reason));
+    }
+
+    fn about(&self, what: JournalWhat, about: About) -> JournalEntry {
+        JournalEntry {
+            phone: Some(about.phone),
+            duration_ms: Some(millis(about.took)),
+            ..self.tools.entry(what, Some(&about.asker))
+        }
     }
 
     async fn end(&mut self, reason: EndedReason) {
-        let now = wall();
-        let entry = JournalEntry {
-            old_phone: self.machine.row().map(LinkRow::masked),
-            last_connected: self.machine.row().and_then(|row| row.last_connected),
-            ..self.tools.entry(JournalWhat::LoggedOut, None)
-        };
+        let at = clock::wall();
+        let mut entry = self.tools.entry(JournalWhat::LoggedOut, None);
+        if let Some(row) = self.machine.row() {
+            entry.old_phone = Some(row.masked());
+            entry.was_linked = Some(row.linked.is_some());
+            entry.credential_age_seconds = Some(super::jobs::age(row, at));
+            entry.last_connected = row.last_connected;
+        }
+        entry.outcome = Some(
+            match reason {
+                EndedReason::DeviceRemoved => "device_removed",
+                _ => "login_refused",
+            }
+            .to_owned(),
+        );
         info!(session = %self.tools.session, ?reason, "the link is over");
         self.update(
-            Box::new(move |row| {
-                row.ended = Some(crate::store::Ended { at: now, reason });
-            }),
+            Box::new(move |row| row.ended = Some(crate::store::Ended { at, reason })),
             vec![entry],
         )
         .await;
@@ -344,31 +465,37 @@ impl Driver {
     }
 
     fn start_job(&mut self, ticket: u64, job: Job) {
-        let link = match job {
-            // These end the present client: nothing it reports counts any more.
-            Job::Prepare { .. } | Job::Start | Job::Leave { .. } => {
-                self.link_events = None;
-                self.link.take()
-            }
-            Job::Journal(_) | Job::Probe | Job::Mark { .. } => self.link.clone(),
+        let (link, stopping) = if job.owns_client() {
+            self.link_events = None;
+            self.tools.turn.give(ticket);
+            (self.link.take(), self.stopping.take())
+        } else {
+            (self.link.clone(), None)
         };
-        let stopping = match job {
-            Job::Prepare { .. } | Job::Start | Job::Leave { .. } => self.stopping.take(),
-            Job::Journal(_) | Job::Probe | Job::Mark { .. } => None,
-        };
-        let work =
-            self.tools
-                .clone()
-                .perform(ticket, job, self.machine.row().cloned(), link, stopping);
-        let done = self.done_sender.clone();
-        tokio::spawn(async move {
-            // A session that is gone needs no answer.
-            let _ = done.send(work.await);
-        });
+        let running = (job.broken(ticket), job.is_a_question());
+        let work = self.tools.clone().perform(
+            ticket,
+            job,
+            Present {
+                row: self.machine.row().cloned(),
+                link,
+                stopping,
+            },
+        );
+        let handle = self.jobs.spawn(work);
+        self.running.insert(
+            handle.id(),
+            Running {
+                broken: running.0,
+                question: running.1.then_some(handle),
+            },
+        );
     }
 
     fn stop_link(&mut self) {
         self.link_events = None;
+        // A client that is only being started is not wanted either.
+        self.tools.turn.nobody();
         let Some(link) = self.link.take() else {
             return;
         };
@@ -378,7 +505,7 @@ impl Driver {
                 let _ = before.await;
             }
             let _ = tokio::time::timeout(Duration::from_secs(1), link.cancel_code()).await;
-            link.stop(Duration::from_secs(3)).await;
+            link.stop(OVERTAKEN).await;
         }));
     }
 
@@ -428,26 +555,58 @@ impl Driver {
     }
 
     /// Everything flushed, nothing left running; whoever still waits is told.
-    async fn stop(mut self) {
-        for (_, reply) in self.waiters.drain() {
-            match reply {
-                Reply::Code(reply, _) => {
-                    let _ = reply.send(Err(Code::ShuttingDown.into()));
-                }
-                Reply::Done(reply) => {
-                    let _ = reply.send(Err(Code::ShuttingDown.into()));
-                }
-            }
-        }
+    async fn stop(&mut self) {
         if matches!(self.machine.state(), super::State::Connected) {
-            let seen = wall();
+            let seen = clock::wall();
             self.update(Box::new(move |row| row.last_connected = Some(seen)), vec![])
                 .await;
         }
-        let deadline = Instant::now() + STOP;
-        if let Some(link) = self.link.take() {
-            link.stop(STOP).await;
+        self.settle(Code::ShuttingDown).await;
+    }
+
+    /// No job, no client, nobody waiting. What a job has begun it finishes: a wipe that was told of is done.
+    async fn settle(&mut self, told: Code) {
+        if let Some(about) = self.machine.open_code(now()) {
+            let entry = JournalEntry {
+                outcome: Some("stopped".to_owned()),
+                ..self.about(JournalWhat::CodeEnded, about)
+            };
+            self.note(entry).await;
         }
+        for (_, reply) in self.waiters.drain() {
+            // Whoever asked may have gone.
+            match reply {
+                Reply::Code(reply, _) => drop(reply.send(Err(told.into()))),
+                Reply::Done(reply) => drop(reply.send(Err(told.into()))),
+            }
+        }
+        for running in self.running.values() {
+            if let Some(question) = &running.question {
+                question.abort();
+            }
+        }
+        let deadline = Instant::now() + STOP;
+        self.stop_link();
+        while let Ok(Some(done)) =
+            tokio::time::timeout_at(deadline, self.jobs.join_next_with_id()).await
+        {
+            // Nobody's turn: a client that was started meanwhile is stopped here.
+            if let Ok((
+                _,
+                Done {
+                    started: Some(started),
+                    ..
+                },
+            )) = done
+            {
+                started.0.stop(OVERTAKEN).await;
+            }
+        }
+        // What is left is cut off; a client in it goes with its last holder.
+        self.jobs.shutdown().await;
+        self.running.clear();
+        let machine = std::mem::replace(&mut self.machine, Machine::vacant());
+        self.machine = machine.forget();
         if let Some(stopping) = self.stopping.take() {
             let _ = tokio::time::timeout_at(deadline, stopping).await;
         }
@@ -464,17 +623,22 @@ async fn next_event(events: &mut Option<UnboundedReceiver<LinkEvent>>) -> LinkEv
     std::future::pending().await
 }
 
-async fn sleep_until(deadline: Option<Instant>) {
+/// Comes when the deadline has, or (true) when somebody set the wall's clock.
+async fn due(deadline: Option<Instant>, apart: i64) -> bool {
     match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        Some(deadline) => clock::until(deadline, apart).await,
         None => std::future::pending().await,
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn now() -> Now {
     Now {
-        mono: Instant::now(),
-        wall: wall(),
+        mono: clock::steady(),
+        wall: clock::wall(),
     }
 }
 

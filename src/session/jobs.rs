@@ -2,18 +2,22 @@
 //! A job decides nothing: it does its steps in their order and says how far it came.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use whatsapp_rust::traits::DeviceStore;
 
 use super::machine::{
-    Input, Job, LeaveFailed, Leaving, Left, PrepareFailed, Prepared, Ticket, is_live,
+    Input, Job, LeaveFailed, Leaving, Left, PrepareFailed, Prepared, Ticket, is_live, is_readable,
 };
 use super::types::{Asker, By, CodeRequest, Replaced, ReplacedReason, UnixMs};
-use crate::link::{Connector, Link, LinkEvent, Paired};
+use crate::clock;
+use crate::error::Code;
+use crate::link::{Close, Connector, Hooks, Link, LinkEvent, Paired};
 use crate::mask;
 use crate::metrics::Metrics;
 use crate::phone::Phone;
@@ -22,6 +26,8 @@ use crate::store::{
     StoreError,
 };
 
+/// The name under which the last trouble's time is kept among the store's settings.
+const TROUBLE: &str = "last_trouble";
 /// How long WhatsApp may take to confirm that it forgot a device.
 const TELL: Duration = Duration::from_secs(5);
 /// How long a client that is given up may take over its last words.
@@ -30,11 +36,51 @@ const STOP: Duration = Duration::from_secs(3);
 /// A started client and what it reports.
 pub(super) type Started = (Link, UnboundedReceiver<LinkEvent>);
 
+/// Whose turn it is with the session's client: one job at a time starts, stops or tells one.
+/// A job that is overtaken by a newer one leaves no client behind.
+#[derive(Clone, Default)]
+pub(super) struct Turn {
+    /// The job whose client is wanted; 0 is none.
+    newest: Arc<AtomicU64>,
+    /// Fair, so the jobs come in their order. Held from a job's begin until the session has taken its client.
+    slot: Arc<Mutex<()>>,
+}
+
+impl Turn {
+    pub(super) fn belongs_to(&self, ticket: Ticket) -> bool {
+        self.newest.load(Ordering::SeqCst) == ticket
+    }
+
+    /// From now on only this job's client is wanted.
+    pub(super) fn give(&self, ticket: Ticket) {
+        self.newest.store(ticket, Ordering::SeqCst);
+    }
+
+    /// No job's client is wanted any more.
+    pub(super) fn nobody(&self) {
+        self.give(0);
+    }
+}
+
 /// What a job leaves behind.
 pub(super) struct Done {
+    pub(super) ticket: Ticket,
     pub(super) input: Input,
     /// The client it started.
     pub(super) started: Option<Started>,
+    /// Let go once that client has an owner or is gone.
+    pub(super) turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Done {
+    fn only(ticket: Ticket, input: Input) -> Self {
+        Self {
+            ticket,
+            input,
+            started: None,
+            turn: None,
+        }
+    }
 }
 
 /// What every job may use.
@@ -45,65 +91,128 @@ pub(super) struct Tools {
     pub(super) connector: Connector,
     pub(super) metrics: Arc<Metrics>,
     pub(super) probe_within: Duration,
+    pub(super) turn: Turn,
+}
+
+/// The client the session has when a job begins, and one that is on its way out.
+pub(super) struct Present {
+    pub(super) row: Option<LinkRow>,
+    pub(super) link: Option<Link>,
+    pub(super) stopping: Option<JoinHandle<()>>,
+}
+
+impl Job {
+    /// Whether it ends the present client: nothing that one reports counts any more.
+    pub(super) fn owns_client(&self) -> bool {
+        matches!(
+            self,
+            Self::Prepare { .. } | Self::Start | Self::Leave { .. }
+        )
+    }
+
+    /// Whether nothing is lost when it is dropped half-way.
+    pub(super) fn is_a_question(&self) -> bool {
+        matches!(self, Self::Probe | Self::Renew)
+    }
+
+    /// What is to be believed of a job that broke.
+    pub(super) fn broken(&self, ticket: Ticket) -> Input {
+        match self {
+            Self::Journal(_) => Input::Journaled(ticket, false),
+            Self::Probe => Input::Probed(ticket, Err(Code::Internal)),
+            Self::Renew => Input::Renewed(ticket, false),
+            Self::Prepare { .. } => Input::Prepared(
+                ticket,
+                Err(PrepareFailed {
+                    told: false,
+                    row: None,
+                }),
+            ),
+            Self::Start => Input::Started(ticket, false),
+            Self::Mark { .. } => Input::Marked(ticket, Err(())),
+            Self::Leave { .. } => Input::Left(ticket, Err(LeaveFailed { told: false })),
+        }
+    }
 }
 
 impl Tools {
-    /// Does the job. `link` is the client the session has now, `stopping` one that is on its way out.
-    pub(super) async fn perform(
-        self,
-        ticket: Ticket,
-        job: Job,
-        row: Option<LinkRow>,
-        link: Option<Link>,
-        stopping: Option<JoinHandle<()>>,
-    ) -> Done {
-        let input = match job {
-            Job::Journal(request) => Input::Journaled(ticket, self.journal(&request).await),
-            Job::Probe => Input::Probed(ticket, self.connector.probe(self.probe_within).await),
+    /// Does the job.
+    pub(super) async fn perform(self, ticket: Ticket, job: Job, present: Present) -> Done {
+        let Present {
+            row,
+            link,
+            stopping,
+        } = present;
+        let turn = if job.owns_client() {
+            Some(Arc::clone(&self.turn.slot).lock_owned().await)
+        } else {
+            None
+        };
+        if let Some(stopping) = stopping {
+            // One connection of a session at a time. A panic there has been logged; the client is gone either way.
+            let _ = stopping.await;
+        }
+        match job {
+            Job::Journal(request) => Done::only(
+                ticket,
+                Input::Journaled(ticket, self.journal(&request).await),
+            ),
+            Job::Probe => {
+                let answer = self.connector.probe(self.probe_within).await;
+                Done::only(ticket, Input::Probed(ticket, answer.map_err(unanswered)))
+            }
+            Job::Renew => {
+                let newer = self.connector.versions().refresh().await;
+                if let Some(version) = newer {
+                    info!(session = %self.session, ?version, "too old; a newer companion version is there");
+                }
+                Done::only(ticket, Input::Renewed(ticket, newer.is_some()))
+            }
             Job::Mark {
                 paired,
                 wrong,
                 asker,
                 took,
-            } => Input::Marked(
+            } => Done::only(
                 ticket,
-                self.mark(row, link, &paired, wrong, &asker, took).await,
+                Input::Marked(
+                    ticket,
+                    self.mark(row, link, &paired, wrong, &asker, took).await,
+                ),
             ),
             Job::Prepare { request, tell, old } => {
-                gone(stopping).await;
-                return match self.prepare(&request, tell, old, link).await {
-                    Ok((prepared, started)) => Done {
-                        input: Input::Prepared(ticket, Ok(prepared)),
-                        started: Some(started),
-                    },
-                    Err(failed) => Done {
-                        input: Input::Prepared(ticket, Err(failed)),
-                        started: None,
-                    },
+                let (input, started) = match self.prepare(ticket, &request, tell, old, link).await {
+                    Ok((prepared, started)) => (Ok(prepared), Some(started)),
+                    Err(failed) => (Err(failed), None),
                 };
+                Done {
+                    ticket,
+                    input: Input::Prepared(ticket, input),
+                    started,
+                    turn,
+                }
             }
             Job::Start => {
-                gone(stopping).await;
                 if let Some(link) = link {
                     link.stop(STOP).await;
                 }
                 let started = match row {
-                    Some(row) => self.start(row.epoch).await,
-                    None => None,
+                    Some(row) if self.turn.belongs_to(ticket) => self.start(row.epoch).await,
+                    _ => None,
                 };
-                return Done {
+                Done {
+                    ticket,
                     input: Input::Started(ticket, started.is_some()),
                     started,
-                };
+                    turn,
+                }
             }
-            Job::Leave { tell, why, asker } => {
-                gone(stopping).await;
-                Input::Left(ticket, self.leave(tell, why, asker, row, link).await)
-            }
-        };
-        Done {
-            input,
-            started: None,
+            Job::Leave { tell, why, asker } => Done {
+                ticket,
+                input: Input::Left(ticket, self.leave(tell, why, asker, row, link).await),
+                started: None,
+                turn,
+            },
         }
     }
 
@@ -118,7 +227,7 @@ impl Tools {
     /// New client over the epoch's credentials. The moment before we answer the phone's acceptance
     /// is written down first: a power cut in between is then known as a half-link.
     async fn start(&self, epoch: Epoch) -> Option<Started> {
-        let backend = Arc::new(self.store.backend(&self.session, epoch));
+        let backend = self.store.backend(&self.session, epoch);
         let (store, session) = (self.store.clone(), self.session.clone());
         let before_finish = Box::new(move || {
             pollster::block_on(store.update_link(
@@ -129,7 +238,11 @@ impl Tools {
             ))
             .is_ok()
         });
-        match self.connector.start(backend, Some(before_finish)).await {
+        let hooks = Hooks {
+            before_finish: Some(before_finish),
+            store_trouble: backend.trouble(),
+        };
+        match self.connector.start(Arc::new(backend), hooks).await {
             Ok(started) => Some(started),
             Err(error) => {
                 warn!(session = %self.session, %error, "no client could be started");
@@ -140,6 +253,7 @@ impl Tools {
 
     async fn prepare(
         &self,
+        ticket: Ticket,
         request: &CodeRequest,
         tell: bool,
         mut old: Option<LinkRow>,
@@ -156,7 +270,7 @@ impl Tools {
         }
         let mut again = true;
         let (row, replaced) = loop {
-            let now = wall();
+            let now = clock::wall();
             let replaced = old.as_ref().map(|old| replaced(old, &request.phone, now));
             let next = NewLink {
                 line: request.phone.line_key(),
@@ -165,7 +279,7 @@ impl Tools {
             };
             let journal = old
                 .iter()
-                .map(|old| self.wiped_entry(old, request, tell, told, now))
+                .map(|old| self.wiped_entry(old, request, tell.then_some(told), now))
                 .collect();
             let expected = old.as_ref().map(|row| row.epoch);
             match self
@@ -213,7 +327,13 @@ impl Tools {
                 row: None,
             });
         };
-        match self.start(row.epoch).await {
+        // The program may be stopping: what was told of is wiped, and nobody wants a client any more.
+        let started = if self.turn.belongs_to(ticket) {
+            self.start(row.epoch).await
+        } else {
+            None
+        };
+        match started {
             Some(started) => Ok((Prepared { row, replaced }, started)),
             None => Err(PrepareFailed {
                 told: false,
@@ -232,23 +352,24 @@ impl Tools {
         if let Some(link) = link {
             link.stop(STOP).await;
         }
+        let Some((link, mut events)) = self.start(epoch).await else {
+            return false;
+        };
         let login = async {
-            let (link, mut events) = self.start(epoch).await?;
-            let mut told = false;
             while let Some(event) = events.recv().await {
                 match event {
-                    LinkEvent::Connected => {
-                        told = link.tell_logout(TELL).await;
-                        break;
-                    }
+                    LinkEvent::Connected => return link.tell_logout(TELL).await,
+                    // The phone has forgotten it by itself.
+                    LinkEvent::Closed(Close::LoggedOut | Close::Removed) => return true,
                     LinkEvent::Closed(_) => break,
                     _ => {}
                 }
             }
-            link.stop(STOP).await;
-            Some(told)
+            false
         };
-        matches!(tokio::time::timeout(TELL * 2, login).await, Ok(Some(true)))
+        let told = tokio::time::timeout(TELL * 2, login).await.unwrap_or(false);
+        link.stop(STOP).await;
+        told
     }
 
     /// Makes the new link durable: first the device, then the row that names it.
@@ -265,7 +386,7 @@ impl Tools {
             return Err(());
         };
         link.flush().await.map_err(|_| ())?;
-        let now = wall();
+        let now = clock::wall();
         let reported = mask::digits(paired.phone.reveal());
         let entry = JournalEntry {
             phone: Some(reported.clone()),
@@ -301,7 +422,9 @@ impl Tools {
             )
             .await
             .map_err(|_| ())?;
-        self.metrics.linked(took);
+        if !wrong {
+            self.metrics.linked(took);
+        }
         info!(session = %self.session, phone = %reported, wrong, took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "linked");
         Ok(row)
     }
@@ -324,7 +447,7 @@ impl Tools {
         let Some(row) = row else {
             return Ok(Left { told });
         };
-        let now = wall();
+        let now = clock::wall();
         let entry = JournalEntry {
             old_phone: Some(row.masked()),
             was_linked: Some(row.linked.is_some()),
@@ -364,20 +487,19 @@ impl Tools {
         &self,
         old: &LinkRow,
         request: &CodeRequest,
-        confirmed: bool,
-        told: bool,
+        told: Option<bool>,
         now: UnixMs,
     ) -> JournalEntry {
-        let mismatch = old.line != request.phone.line_key();
+        let mismatch = is_mismatch(old, &request.phone);
         JournalEntry {
             phone: Some(request.phone.masked()),
             old_phone: Some(old.masked()),
-            confirmed: Some(confirmed),
+            // Whoever named the link agreed, also when it ended by itself meanwhile.
+            confirmed: Some(request.replace.as_deref() == Some(&*old.link_id)),
             was_linked: Some(old.linked.is_some()),
             credential_age_seconds: Some(age(old, now)),
             last_connected: old.last_connected,
-            outcome: confirmed
-                .then(|| if told { "told" } else { "phone_still_lists_it" }.to_owned()),
+            outcome: told.map(|told| if told { "told" } else { "phone_still_lists_it" }.to_owned()),
             ..self.entry(
                 if mismatch {
                     JournalWhat::MismatchWiped
@@ -400,8 +522,17 @@ impl Tools {
                 .to_owned()
             }),
             user_agent: asker.and_then(|asker| asker.user_agent.clone()),
-            ..JournalEntry::new(wall(), &self.session, what)
+            ..JournalEntry::new(clock::wall(), &self.session, what)
         }
+    }
+
+    /// What is stored after trouble, once the store takes something again: after a failure it is opened anew by the
+    /// next write, and reading alone would not tell.
+    pub(super) async fn found_again(&self) -> Result<Option<LinkRow>, StoreError> {
+        self.store
+            .put_setting(TROUBLE, clock::wall().to_be_bytes().to_vec())
+            .await?;
+        self.found().await
     }
 
     /// What is stored at the start. A link that became durable although its row did not say so yet
@@ -419,22 +550,21 @@ impl Tools {
             .backend(&self.session, half.epoch)
             .load()
             .await
-            .ok()
-            .flatten();
+            .map_err(|_| StoreError::Disk)?;
         let Some(jid) = device.as_ref().and_then(|device| device.pn.clone()) else {
             return Ok(row);
         };
         let same = Phone::from_e164_digits(&jid.user)
             .is_ok_and(|reported| reported.line_key() == half.line);
         let linked = Linked {
-            at: wall(),
+            at: clock::wall(),
             phone: jid.user.to_string(),
             jid: jid.to_string(),
             lid: device
                 .and_then(|device| device.lid)
                 .map(|lid| lid.to_string()),
         };
-        let now = wall();
+        let now = clock::wall();
         self.store
             .update_link(
                 &self.session,
@@ -450,7 +580,14 @@ impl Tools {
                 vec![JournalEntry {
                     phone: Some(mask::digits(&jid.user)),
                     outcome: Some("after_restart".to_owned()),
-                    ..self.entry(JournalWhat::Linked, None)
+                    ..self.entry(
+                        if same {
+                            JournalWhat::Linked
+                        } else {
+                            JournalWhat::WrongPhone
+                        },
+                        None,
+                    )
                 }],
             )
             .await
@@ -467,12 +604,17 @@ fn linked_row(paired: &Paired, now: UnixMs) -> Linked {
     }
 }
 
+/// A mismatch is two different lines; what cannot be read is none.
+fn is_mismatch(old: &LinkRow, phone: &Phone) -> bool {
+    is_readable(old) && old.line != phone.line_key()
+}
+
 fn replaced(old: &LinkRow, phone: &Phone, now: UnixMs) -> Replaced {
     Replaced {
-        reason: if old.line == phone.line_key() {
-            ReplacedReason::StaleCredentials
-        } else {
+        reason: if is_mismatch(old, phone) {
             ReplacedReason::PhoneMismatch
+        } else {
+            ReplacedReason::StaleCredentials
         },
         old_phone: Some(old.masked()),
         was_linked: old.linked.is_some(),
@@ -480,23 +622,21 @@ fn replaced(old: &LinkRow, phone: &Phone, now: UnixMs) -> Replaced {
     }
 }
 
-fn age(row: &LinkRow, now: UnixMs) -> u64 {
+/// How old the credentials are, in seconds.
+pub(super) fn age(row: &LinkRow, now: UnixMs) -> u64 {
     u64::try_from(now.saturating_sub(row.created_at) / 1000).unwrap_or(0)
 }
 
-/// Waits for a client that is on its way out: one connection of a session at a time.
-async fn gone(stopping: Option<JoinHandle<()>>) {
-    if let Some(stopping) = stopping {
-        // A panic there has been logged; the client is gone either way.
-        let _ = stopping.await;
+/// Why WhatsApp is not asked for a code now.
+fn unanswered(close: Close) -> Code {
+    match close {
+        Close::TooFast => Code::WhatsappRateLimited,
+        Close::Outdated => Code::ClientOutdated,
+        Close::Banned(_) => Code::Banned,
+        Close::Locked => Code::Locked,
+        Close::Refused(_) => Code::WhatsappRejected,
+        Close::Restart | Close::Lost | Close::LoggedOut | Close::Removed | Close::Replaced => {
+            Code::WhatsappUnreachable
+        }
     }
-}
-
-/// The wall clock, in Unix milliseconds.
-pub(super) fn wall() -> UnixMs {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| {
-            UnixMs::try_from(since.as_millis()).unwrap_or(UnixMs::MAX)
-        })
 }

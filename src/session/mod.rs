@@ -8,17 +8,19 @@ mod rest;
 mod types;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::clock;
 use crate::error::Code;
 use crate::link::Connector;
 use crate::metrics::Metrics;
 use crate::store::{JournalEntry, JournalWhat, Store, StoreError};
 use driver::{Command, Driver, Shown};
-use jobs::Tools;
+use jobs::{Tools, Turn};
 use machine::Limits;
 
 pub use rest::at_rest;
@@ -57,6 +59,8 @@ pub struct Session {
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<View>,
     events: broadcast::Sender<SessionEvent>,
+    /// Set before its task ends because the slot was removed.
+    removed: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -81,7 +85,7 @@ impl Session {
     pub async fn request_code(&self, request: CodeRequest) -> Result<PairingCode, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Ask(request, reply)).await?;
-        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+        answer.await.unwrap_or_else(|_| Err(self.over()))
     }
 
     /// Ends the open request and its code.
@@ -91,7 +95,7 @@ impl Session {
     pub async fn cancel(&self) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Cancel(reply)).await?;
-        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+        answer.await.unwrap_or_else(|_| Err(self.over()))
     }
 
     /// Tries to connect now; takes a replaced link back.
@@ -101,7 +105,7 @@ impl Session {
     pub async fn reconnect(&self) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Reconnect(reply)).await?;
-        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+        answer.await.unwrap_or_else(|_| Err(self.over()))
     }
 
     /// Tells WhatsApp to forget the link, then wipes it.
@@ -111,14 +115,26 @@ impl Session {
     pub async fn unlink(&self, asker: Asker) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Unlink(asker, reply)).await?;
-        answer.await.unwrap_or(Err(Code::ShuttingDown.into()))
+        answer.await.unwrap_or_else(|_| Err(self.over()))
     }
 
     async fn send(&self, command: Command) -> Result<(), RequestError> {
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| Code::ShuttingDown.into())
+        self.commands.send(command).await.map_err(|_| self.over())
+    }
+
+    /// Why nobody answers any more.
+    fn over(&self) -> RequestError {
+        if self.removed.load(Ordering::SeqCst) {
+            Code::NoSuchSession.into()
+        } else {
+            Code::ShuttingDown.into()
+        }
+    }
+
+    async fn remove(&self) -> Result<(), RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Remove(reply)).await?;
+        answer.await.unwrap_or_else(|_| Err(self.over()))
     }
 
     async fn stop(&self) {
@@ -138,6 +154,8 @@ pub struct Sessions {
     metrics: Arc<Metrics>,
     /// Read on every request, written when a slot is added or removed.
     all: RwLock<BTreeMap<String, Session>>,
+    /// Held while a slot is added or removed: two at once must not both find room, or the same place.
+    slots: tokio::sync::Mutex<()>,
 }
 
 impl Sessions {
@@ -153,7 +171,7 @@ impl Sessions {
     ) -> Result<Arc<Self>, StoreError> {
         let mut stored = store.sessions()?;
         if !stored.iter().any(|row| row.id == DEFAULT) {
-            store.put_session(DEFAULT, "Salon", jobs::wall()).await?;
+            store.put_session(DEFAULT, "Salon", clock::wall()).await?;
             stored = store.sessions()?;
         }
         let sessions = Arc::new(Self {
@@ -162,9 +180,16 @@ impl Sessions {
             settings,
             metrics,
             all: RwLock::new(BTreeMap::new()),
+            slots: tokio::sync::Mutex::new(()),
         });
-        for row in stored {
-            sessions.spawn(&row.id, &row.name);
+        let looks: Vec<_> = stored
+            .iter()
+            .map(|row| sessions.spawn(&row.id, &row.name))
+            .collect();
+        // Nobody is told anything before every session has looked at what is stored.
+        for look in looks {
+            // One that broke has said so in the log.
+            let _ = look.await;
         }
         Ok(sessions)
     }
@@ -197,7 +222,13 @@ impl Sessions {
     ///
     /// # Errors
     /// When the store cannot commit, or there are as many slots as there may be.
-    pub async fn put(&self, id: &str, name: &str) -> Result<bool, RequestError> {
+    pub async fn put(self: &Arc<Self>, id: &str, name: &str) -> Result<bool, RequestError> {
+        let (sessions, id, name) = (Arc::clone(self), id.to_owned(), name.to_owned());
+        to_its_end(async move { sessions.put_slot(&id, &name).await }).await
+    }
+
+    async fn put_slot(&self, id: &str, name: &str) -> Result<bool, RequestError> {
+        let _one_at_a_time = self.slots.lock().await;
         let known = self.get(id);
         let count = self
             .all
@@ -212,12 +243,12 @@ impl Sessions {
         }
         let added = self
             .store
-            .put_session(id, name, jobs::wall())
+            .put_session(id, name, clock::wall())
             .await
             .map_err(|_| RequestError::from(Code::StoreUnavailable))?;
         match known {
             Some(session) => session.send(Command::Rename(name.to_owned())).await?,
-            None => self.spawn(id, name),
+            None => drop(self.spawn(id, name)),
         }
         Ok(added)
     }
@@ -226,21 +257,23 @@ impl Sessions {
     ///
     /// # Errors
     /// When its unlinking fails; the slot then stays.
-    pub async fn remove(&self, id: &str, asker: Asker) -> Result<(), RequestError> {
+    pub async fn remove(self: &Arc<Self>, id: &str, asker: Asker) -> Result<(), RequestError> {
+        let (sessions, id) = (Arc::clone(self), id.to_owned());
+        to_its_end(async move { sessions.remove_slot(&id, asker).await }).await
+    }
+
+    async fn remove_slot(&self, id: &str, asker: Asker) -> Result<(), RequestError> {
         let session = self
             .get(id)
             .ok_or_else(|| RequestError::from(Code::NoSuchSession))?;
         session.unlink(asker).await?;
-        session.stop().await;
-        self.store
-            .remove_session(id, Vec::new())
-            .await
-            .map_err(|_| RequestError::from(Code::StoreUnavailable))?;
+        // Only now: an unlinking may take its time, and others need not wait for it.
+        let _one_at_a_time = self.slots.lock().await;
+        session.remove().await?;
         self.all
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id);
-        self.metrics.forget(id);
         // Nobody may be looking.
         let _ = session.events.send(SessionEvent::Removed);
         Ok(())
@@ -258,10 +291,16 @@ impl Sessions {
         self.store.journal(session, limit)
     }
 
-    /// Whether the store can be used now.
+    /// Whether the store can be used now: a session that could not write says so until it can.
     #[must_use]
     pub fn healthy(&self) -> bool {
         self.store.check().is_ok()
+            && self
+                .all
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .values()
+                .all(|session| session.view.borrow().status.state != State::StoreUnavailable)
     }
 
     /// Writes one entry that concerns no single request.
@@ -270,7 +309,7 @@ impl Sessions {
     /// When the store cannot commit.
     pub async fn note(&self, session: &str, what: JournalWhat) -> Result<(), StoreError> {
         self.store
-            .append_journal(vec![JournalEntry::new(jobs::wall(), session, what)])
+            .append_journal(vec![JournalEntry::new(clock::wall(), session, what)])
             .await
     }
 
@@ -290,9 +329,13 @@ impl Sessions {
         while stops.join_next().await.is_some() {}
     }
 
-    fn spawn(&self, id: &str, name: &str) {
+    /// Starts a session's task; the answer comes once it has looked at what is stored.
+    fn spawn(&self, id: &str, name: &str) -> oneshot::Receiver<()> {
+        let (looking, looked) = oneshot::channel();
         let (commands, mailbox) = mpsc::channel(MAILBOX);
-        let (view_sender, view) = watch::channel(driver::first_view(id, name, jobs::wall()));
+        self.metrics.state(id, State::Unlinked.as_str());
+        let removed = Arc::new(AtomicBool::new(false));
+        let (view_sender, view) = watch::channel(driver::first_view(id, name, clock::wall()));
         let (events, _) = broadcast::channel(EVENTS);
         let driver = Driver::new(
             Tools {
@@ -301,6 +344,7 @@ impl Sessions {
                 connector: self.connector.clone(),
                 metrics: Arc::clone(&self.metrics),
                 probe_within: self.settings.connect_timeout,
+                turn: Turn::default(),
             },
             Limits {
                 code_ttl: self.settings.code_ttl,
@@ -311,9 +355,10 @@ impl Sessions {
             Shown {
                 view: view_sender,
                 events: events.clone(),
+                removed: Arc::clone(&removed),
             },
         );
-        tokio::spawn(driver.run(mailbox));
+        tokio::spawn(driver.run(mailbox, looking));
         self.all
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -323,7 +368,18 @@ impl Sessions {
                     commands,
                     view,
                     events,
+                    removed,
                 },
             );
+        looked
     }
+}
+
+/// A slot that is half added or half removed is nobody's: what was begun goes on although nobody waits any more.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, RequestError>> + Send + 'static,
+) -> Result<T, RequestError> {
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|_| Err(Code::Internal.into()))
 }

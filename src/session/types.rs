@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use crate::clock;
 use crate::error::Code;
 use crate::phone::Phone;
 use crate::secret::SecretText;
@@ -48,6 +49,26 @@ pub enum State {
 }
 
 impl State {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::Unlinked,
+        Self::Connecting,
+        Self::AwaitingCodeEntry,
+        Self::AwaitingScan,
+        Self::Linking,
+        Self::Connected,
+        Self::Reconnecting,
+        Self::LoggedOut,
+        Self::Replaced,
+        Self::Banned,
+        Self::Locked,
+        Self::PasskeyRequired,
+        Self::Outdated,
+        Self::HalfLinked,
+        Self::StoreUnavailable,
+        Self::Failed,
+    ];
+
     /// The name in JSON, logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -109,7 +130,7 @@ pub struct PairingCode {
     pub phone_number: String,
     /// When it stops being shown (grace taken off).
     pub expires_at: UnixMs,
-    /// The same moment on the monotonic clock: seconds left are computed from this one.
+    /// The same moment on the steady clock: seconds left are computed from this one.
     pub deadline: tokio::time::Instant,
     /// What was wiped to make room, if anything was.
     pub replaced: Option<Replaced>,
@@ -120,7 +141,7 @@ impl PairingCode {
     #[must_use]
     pub fn expires_in(&self) -> u64 {
         self.deadline
-            .saturating_duration_since(tokio::time::Instant::now())
+            .saturating_duration_since(clock::steady())
             .as_secs()
     }
 }
@@ -154,8 +175,18 @@ pub enum ReplacedReason {
 pub struct Qr {
     /// The text in the QR code: key material, so it redacts itself.
     pub value: SecretText,
-    /// When WhatsApp takes it back.
+    /// When WhatsApp takes it back, on the steady clock.
     pub deadline: tokio::time::Instant,
+}
+
+impl Qr {
+    /// Whole seconds left to show.
+    #[must_use]
+    pub fn expires_in(&self) -> u64 {
+        self.deadline
+            .saturating_duration_since(clock::steady())
+            .as_secs()
+    }
 }
 
 /// Why a code ended.
@@ -262,5 +293,16 @@ impl From<Code> for RequestError {
             old_phone: None,
             link_id: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metrics_know_every_state() {
+        let names = State::ALL.map(State::as_str);
+        assert_eq!(names, crate::metrics::STATES);
     }
 }

@@ -74,7 +74,7 @@ pub(super) enum Family {
     SenderKeyDevicesByDevice,
     /// Hidden id → mapping.
     LidMappings,
-    /// Number → hidden id.
+    /// Number → the names of its hidden ids in the table above, the one put last at the end.
     PnMappings,
     /// Address and message → base key.
     BaseKeys,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use warp::Filter as _;
 use warp::Reply as _;
@@ -21,6 +21,8 @@ use crate::phone::{Country, Phone, PhoneError};
 use crate::session::{self, By, CodeRequest, RequestError, State, Status};
 
 const OPENAPI: &str = include_str!("openapi.json");
+/// Carries a number as its country writes it.
+const GROUPED: HeaderName = HeaderName::from_static("hairpin-number");
 /// Entries of the journal when nobody says how many, and at most: it keeps no more.
 const AUDIT: usize = 100;
 const AUDIT_MOST: usize = 10_000;
@@ -211,7 +213,13 @@ impl Web {
     fn phone(&self, body: &[u8]) -> Outcome {
         let PhoneBody { number, country } = body::parse(body)?;
         let phone = self.parse_phone(&number, country.as_deref())?;
-        Ok(json(StatusCode::OK, &PhoneData::of(&phone)))
+        let mut response = json(StatusCode::OK, &PhoneData::of(&phone));
+        // For the eye only, so it stands beside what `hairpin phone --json` says. It is ASCII text.
+        if let Ok(mut grouped) = HeaderValue::from_str(&phone.international()) {
+            grouped.set_sensitive(true);
+            response.headers_mut().insert(GROUPED, grouped);
+        }
+        Ok(response)
     }
 
     fn status(&self, id: &str) -> Result<Status, Problem> {
@@ -325,8 +333,9 @@ fn is_ready(sessions: &[Status]) -> bool {
             | State::AwaitingScan
             | State::Linking
             | State::PasskeyRequired => {}
-            // What never was linked may fail without anything being missed.
-            State::Failed if status.last_connected.is_none() => {}
+            // A slot without a link may be refused without anything being missed.
+            State::Failed | State::Banned | State::Locked | State::Outdated
+                if status.phone.is_none() => {}
             State::Failed
             | State::Reconnecting
             | State::LoggedOut

@@ -1,6 +1,9 @@
 //! Owns the page's files, which live inside the binary, once as they are and once gzipped.
 
+mod slim;
+
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use http::StatusCode;
@@ -15,6 +18,7 @@ use warp::reply::Response;
 
 use super::problem::empty;
 use super::{Web, WebSettings};
+use crate::phone::Country;
 use crate::words::Lang;
 
 #[derive(RustEmbed)]
@@ -26,8 +30,10 @@ const GZIPPED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/gzipped.rs
 
 const PAGE: &str = "/index.html";
 
-/// Where the page finds what the settings say.
+/// Where the page finds what the settings say, which languages there are, and what the numbering plan says.
 const HOUSE: &str = "/js/house.js";
+const LANGUAGES: &str = "languages: {}";
+const CALLING: &str = "calling: ''";
 const LANGUAGE: &str = "language: ''";
 const COUNTRY: &str = "country: 'RU'";
 
@@ -62,18 +68,53 @@ pub(super) fn filter(web: &Web) -> BoxedFilter<(Response,)> {
         .boxed()
 }
 
-/// The file that tells the page the settings' language and country.
+/// The page's languages by their tags: what each file in `i18n` calls itself.
+fn languages() -> BTreeMap<String, String> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        name: String,
+    }
+    let named = |path: Cow<'static, str>| {
+        let tag = path
+            .strip_prefix("i18n/")?
+            .strip_suffix(".json")?
+            .to_owned();
+        let text = Files::get(&path)?;
+        let Named { name } = serde_json::from_slice(&text.data).ok()?;
+        Some((tag, name))
+    };
+    Files::iter().filter_map(named).collect()
+}
+
+/// The calling codes, each with its countries: `1CAUS…7KZRU…`.
+fn calling() -> String {
+    let mut codes: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+    for (country, code) in Country::all() {
+        codes.entry(code).or_default().push(country.code());
+    }
+    let groups = codes.into_iter().map(|(code, mut countries)| {
+        countries.sort();
+        format!("{code}{}", countries.concat())
+    });
+    groups.collect()
+}
+
+/// The file that tells the page its languages, the calling codes, and the settings' language and country.
 fn house(settings: &WebSettings) -> Option<Asset> {
-    let found = find(HOUSE)?;
-    let text = String::from_utf8_lossy(&found.file.data);
+    let asset = Asset::new(find(HOUSE)?);
+    let text = String::from_utf8_lossy(&asset.body);
     let language = settings.language.map_or("", Lang::tag);
     let country = settings.country.code();
+    // A map of texts: nothing in it can fail, so the fallback is never taken.
+    let languages = serde_json::to_string(&languages()).unwrap_or_default();
     let text = text
         .replacen(LANGUAGE, &format!("language: '{language}'"), 1)
-        .replacen(COUNTRY, &format!("country: '{country}'"), 1);
+        .replacen(COUNTRY, &format!("country: '{country}'"), 1)
+        .replacen(CALLING, &format!("calling: '{}'", calling()), 1)
+        .replacen(LANGUAGES, &format!("languages: {languages}"), 1);
     Some(Asset {
         gzipped: None,
-        kind: found.kind,
+        kind: asset.kind,
         etag: hex(&Sha256::digest(text.as_bytes())),
         body: Cow::Owned(text.into_bytes()),
     })
@@ -103,11 +144,13 @@ fn find(path: &str) -> Option<Found> {
 impl Asset {
     fn new(found: Found) -> Self {
         let gzipped = GZIPPED.iter().find(|(name, _)| *name == found.name);
+        let slim = slim::slim(&found.name, &found.file.data);
+        let body = slim.map_or(found.file.data, Cow::Owned);
         Self {
             gzipped: gzipped.map(|(_, bytes)| *bytes),
             kind: found.kind,
-            etag: hex(&found.file.metadata.sha256_hash()),
-            body: found.file.data,
+            etag: hex(&Sha256::digest(&body)),
+            body,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -23,6 +23,8 @@ use super::throttle::Way;
 /// The prefix makes browsers insist on TLS, on this host and on the whole path.
 const COOKIE_TLS: &str = "__Host-hairpin";
 const COOKIE: &str = "hairpin";
+/// How long a logout may wait for the disk.
+const SETTLE: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -44,7 +46,10 @@ pub(super) fn filters(web: &Arc<Web>) -> BoxedFilter<(Response,)> {
     let logout = warp::path!("logout")
         .and(warp::post())
         .and(warp::ext::get::<Ctx>())
-        .map(move |ctx: Ctx| for_logout.logout(&ctx));
+        .then(move |ctx: Ctx| {
+            let web = Arc::clone(&for_logout);
+            async move { web.logout(&ctx).await }
+        });
     login.or(logout).unify().boxed()
 }
 
@@ -106,9 +111,11 @@ impl Web {
         Ok(response)
     }
 
-    fn logout(&self, ctx: &Ctx) -> Response {
+    async fn logout(&self, ctx: &Ctx) -> Response {
         if let Some(pass) = &ctx.pass {
             self.access.logout(pass);
+            // Over is over, also if the power goes right after the answer.
+            let _ = tokio::time::timeout(SETTLE, self.access.settled()).await;
         }
         let mut response = empty(StatusCode::NO_CONTENT);
         if let Some(cookie) = cookie("", ctx.https) {

@@ -136,11 +136,7 @@ pub(super) fn qr(session: &str, qr: Option<&Qr>) -> Text {
         session,
         value: qr.map(|qr| qr.value.reveal()),
         svg: svg.as_ref().map(|svg| svg.as_str()),
-        expires_in: qr.map(|qr| {
-            qr.deadline
-                .saturating_duration_since(tokio::time::Instant::now())
-                .as_secs()
-        }),
+        expires_in: qr.map(Qr::expires_in),
     };
     frame("qr", data, None)
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -354,22 +355,25 @@ impl Conversation {
                     asker,
                 };
                 self.page.asked();
-                self.codes.spawn(async move {
+                self.codes.spawn(begun(async move {
                     let result = sessions.request_code(&session, request).await;
                     Answer { id, result }
-                });
+                }));
             }
             Ask::Cancel => {
-                self.others
-                    .spawn(async move { (id, sessions.cancel(&session, asker).await) });
+                self.others.spawn(begun(async move {
+                    (id, sessions.cancel(&session, asker).await)
+                }));
             }
             Ask::Reconnect => {
-                self.others
-                    .spawn(async move { (id, sessions.reconnect(&session, asker).await) });
+                self.others.spawn(begun(async move {
+                    (id, sessions.reconnect(&session, asker).await)
+                }));
             }
             Ask::Unlink => {
-                self.others
-                    .spawn(async move { (id, sessions.unlink(&session, asker).await) });
+                self.others.spawn(begun(async move {
+                    (id, sessions.unlink(&session, asker).await)
+                }));
             }
         }
         None
@@ -382,6 +386,24 @@ impl Conversation {
             ..Code::RateLimited.into()
         };
         self.page.error(&error, id)
+    }
+}
+
+/// Begins it here and now, so that what a page asks for reaches the session in the order in which it was asked.
+fn begun<T>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = T> + Send + 'static
+where
+    T: Send + 'static,
+{
+    let mut work = Box::pin(work);
+    let first = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    async move {
+        match first {
+            Poll::Ready(done) => done,
+            // Asked again by the task, whoever is waited for learns whom to wake.
+            Poll::Pending => work.await,
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 // The pairing code, its clock (performance.now(), never the wall's time) and the QR.
 import { app, left, now } from './state.js';
 import { at, make, put, say } from './dom.js';
-import { moment, t } from './i18n.js';
+import { moment, number, t } from './i18n.js';
 
 let drawnQr = null;
 let seconds;
 
-export function drawCode(code) {
+export function drawCode(code, note) {
 	const box = at('code');
 	const spoken = code && t('code.spoken', { code: code.split('-').map((group) => [...group].join(', ')).join('; ') });
 	if (box.ariaLabel !== spoken) box.ariaLabel = spoken;
@@ -18,7 +18,7 @@ export function drawCode(code) {
 		part.append(...[...group].map((letter) => make('b', letter)));
 		return part;
 	}));
-	if (code) say(spoken);
+	if (code) say(`${note} ${spoken}`.trim());
 }
 
 export function tickCode() {
@@ -26,11 +26,11 @@ export function tickCode() {
 	const n = left(until);
 	const words = t('code.left', { n });
 	at('arc').setAttribute('stroke-dashoffset', 100 - (until - now()) / total / 10);
-	put('countdown', `${n}`);
+	put('countdown', number(n));
 	put('countdown-unit', words);
 	put('valid-until', t('code.until', { when: moment(expiresAt, {}) }));
-	at('code-live').classList.toggle('late', n <= 30);
-	if ([60, 30, 10].some((mark) => seconds > mark && n <= mark)) say(`${n} ${words}`);
+	at('code').parentNode.classList.toggle('late', n <= 30);
+	if ([60, 30, 10].some((mark) => seconds > mark && n <= mark)) say(`${number(n)} ${words}`);
 	seconds = n;
 }
 

@@ -1,23 +1,22 @@
 // Calling codes and flags, for the eye only: the server reads numbers.
-const CODES = '1USAGAIASBBBMBSCADMDOGDGUJMKNKYLCMPMSPRSXTCTTVCVGVI20EG211SS212MAEH213DZ216TN218LY220GM221SN222MR223ML224GN225CI226BF227NE228TG229BJ230MU231LR232SL233GH234NG235TD236CF237CM238CV239ST240GQ241GA242CG243CD244AO245GW246IO247AC248SC249SD250RW251ET252SO253DJ254KE255TZ256UG257BI258MZ260ZM261MG262REYT263ZW264NA265MW266LS267BW268SZ269KM27ZA290SHTA291ER297AW298FO299GL30GR31NL32BE33FR34ES350GI351PT352LU353IE354IS355AL356MT357CY358FIAX359BG36HU370LT371LV372EE373MD374AM375BY376AD377MC378SM380UA381RS382ME383XK385HR386SI387BA389MK39ITVA40RO41CH420CZ421SK423LI43AT44GBGGIMJE45DK46SE47NOSJ48PL49DE500FK501BZ502GT503SV504HN505NI506CR507PA508PM509HT51PE52MX53CU54AR55BR56CL57CO58VE590GPBLMF591BO592GY593EC594GF595PY596MQ597SR598UY599CWBQ60MY61AUCCCX62ID63PH64NZ65SG66TH670TL672NF673BN674NR675PG676TO677SB678VU679FJ680PW681WF682CK683NU685WS686KI687NC688TV689PF690TK691FM692MH7RUKZ81JP82KR84VN850KP852HK853MO855KH856LA86CN880BD886TW90TR91IN92PK93AF94LK95MM960MV961LB962JO963SY964IQ965KW966SA967YE968OM970PS971AE972IL973BH974QA975BT976MN977NP98IR992TJ993TM994AZ995GE996KG998UZ';
+import { house } from './house.js';
 
 export const calling = new Map();
-for (const [, code, group] of CODES.matchAll(/(\d+)(\D+)/g)) {
+for (const [, code, group] of house.calling.matchAll(/(\d+)(\D+)/g)) {
 	for (const country of group.match(/../g)) calling.set(country, code);
 }
 
-export const flag = (country) => String.fromCodePoint(...[...country].map((c) => 0x1f1a5 + c.charCodeAt(0)));
+// Where no font has flags (Windows, a bare Linux) two letters would be drawn side by side: better plain ones.
+const sign = (country) => String.fromCodePoint(...[...country].map((c) => 0x1f1a5 + c.charCodeAt(0)));
+const pen = document.createElement('canvas').getContext('2d');
+const hasFlags = pen.measureText(sign('RU')).width < 1.5 * pen.measureText(sign('R')).width;
+export const flag = (country) => (hasFlags ? sign(country) : country);
 
 // Plain and American English say nothing about the place.
-export function guess(house) {
+export function guess() {
 	for (const tag of navigator.languages.filter((one) => !/^en(-US)?$/.test(one))) {
 		const { region } = new Intl.Locale(tag).maximize();
 		if (calling.has(region)) return region;
 	}
-	return house;
-}
-
-export function pretty(e164, country) {
-	const start = `+${calling.get(country)}`;
-	return e164.startsWith(start) ? `${start} ${e164.slice(start.length).replace(/(\d{3})(?=\d\d)/g, '$1 ')}` : e164;
+	return house.country;
 }

@@ -2,17 +2,17 @@
 import { app, left } from './state.js';
 import { at, keep, kept, put } from './dom.js';
 import { call } from './server.js';
-import { calling, flag, guess, pretty } from './countries.js';
+import { calling, flag, guess } from './countries.js';
 import { countryName, lang, soon, t } from './i18n.js';
 
 const phone = at('phone');
 const country = at('country');
 
 let timer;
-let reading = {}; // { number, country, shown } of the last verdict
+let reading = {}; // { number, country, grouped } of the last verdict
 
-export function fillCountries(house) {
-	const chosen = country.value || kept('country') || guess(house);
+export function fillCountries() {
+	const chosen = country.value || kept('country') || guess();
 	const { compare } = new Intl.Collator(lang);
 	const rows = [...calling.keys()].map((code) => [countryName(code), code]).sort((a, b) => compare(a[0], b[0]));
 	country.replaceChildren(...rows.map(([name, code]) => new Option(`${flag(code)} ${name} +${calling.get(code)}`, code)));
@@ -33,13 +33,12 @@ export function verdict(kind, text) {
 export async function judge() {
 	const wish = { number: phone.value, country: country.value };
 	if (!wish.number.trim() || !app.auth) return verdict('', '');
-	const { status, data } = await call('POST', '/api/v1/phone', wish);
+	const { status, data, grouped } = await call('POST', '/api/v1/phone', wish);
 	if (wish.number !== phone.value || wish.country !== country.value) return;
 	if (status === 200) {
 		const home = data.country || wish.country;
-		const shown = pretty(data.e164, home);
-		reading = { ...wish, shown };
-		verdict('good', `${flag(home)} ${shown}${home === wish.country ? '' : ` · ${countryName(home)}`}`);
+		reading = { ...wish, grouped };
+		verdict('good', `${flag(home)} ${grouped}${home === wish.country ? '' : ` · ${countryName(home)}`}`);
 	} else if (data.reason === 'too_short' && document.activeElement === phone && app.typed?.number !== wish.number) {
 		verdict('', t('reason.unfinished'));
 	} else if (status === 422) {
@@ -50,7 +49,7 @@ export async function judge() {
 export const typed = () => ({ number: phone.value, country: country.value });
 
 // A number as it was last read; as it was typed, if there was no reading.
-export const asRead = ({ number, country }) => (reading.number === number && reading.country === country ? reading.shown : number);
+export const asRead = ({ number, country }) => (reading.number === number && reading.country === country ? reading.grouped : number);
 
 export function clearField() {
 	phone.value = '';

@@ -1,2 +1,2 @@
-// What the appliance's settings say: the server writes them in.
-export const house = { language: '', country: 'RU' };
+// What the server writes in: its settings, each language with a file in /i18n, and the plan's calling codes.
+export const house = { language: '', country: 'RU', languages: {}, calling: '' };

@@ -3,7 +3,7 @@ import { app, changed, forget, left, now, onChange } from './state.js';
 import { all, at, keep, kept, on, put } from './dom.js';
 import { call, connect, disconnect, redial, send } from './server.js';
 import { house } from './house.js';
-import { firstLanguage, lang, LANGUAGES, speak, t } from './i18n.js';
+import { firstLanguage, lang, speak, t } from './i18n.js';
 import { ask } from './dialogs.js';
 import { copyCode } from './code.js';
 import { asRead, clearField, fillCountries, judge, typed, verdict } from './form.js';
@@ -45,7 +45,7 @@ const messages = {
 		// What is still live follows.
 		if (fresh) app.code = app.qr = null;
 		fresh = false;
-		Object.assign(app, { status, statusAt: now() });
+		app.status = status;
 		const { state } = status;
 		const idle = state === 'UNLINKED';
 		if (idle) app.code = null;
@@ -65,6 +65,7 @@ const messages = {
 	},
 	'pairing-code-ended'({ reason }) {
 		app.code = null;
+		app.swapped = reason === 'superseded' && !app.pending;
 		app.ended = /cancelled|linked/.test(reason) ? null : reason;
 	},
 	'pairing-code-error'(error) {
@@ -93,6 +94,7 @@ function tell(event, data) {
 
 function request(replace = null) {
 	const { number, country } = app.typed;
+	app.swapped = false;
 	app.pending = tell('request-pairing-code', { phoneNumber: number, country, replace });
 }
 
@@ -112,14 +114,9 @@ function toForm() {
 
 on('phone-form', (event) => {
 	event.preventDefault();
-	const wish = typed();
-	if (!wish.number.trim()) {
-		verdict('bad', t('reason.empty'));
-		at('phone').focus();
-	} else if (!waiting()) {
-		app.typed = wish;
-		request();
-	}
+	if (waiting()) return;
+	app.typed = typed();
+	request();
 }, 'submit');
 on('new-code', () => {
 	if (!app.typed) toForm();
@@ -145,10 +142,11 @@ on('unlink', async () => {
 });
 on('trouble-action', () => {
 	const { state, lastConnected } = app.status;
+	const unmade = state === 'FAILED' && !lastConnected;
 	if (app.lostAt) wake();
 	else if (state === 'AWAITING_SCAN') tell('cancel-pairing');
-	else if (state === 'FAILED' && !lastConnected && app.typed) request();
-	else if (/LOGGED_OUT|HALF_LINKED|PASSKEY/.test(state) || (state === 'FAILED' && !lastConnected)) toForm();
+	else if (unmade && app.typed) request();
+	else if (unmade || /LOGGED_OUT|HALF_LINKED|PASSKEY/.test(state)) toForm();
 	else tell('reconnect');
 });
 
@@ -197,25 +195,32 @@ async function start() {
 	changed();
 }
 
-// Finds a lost server, a lost login, a removed session.
+// Finds a lost server, a lost login, a removed session, and a socket that went deaf.
 async function glance() {
 	if (!app.auth) return;
+	const heard = app.status;
 	const status = await refresh();
+	const own = app.sessions.find((one) => one.session === app.session);
 	if (status === 401) leave();
-	else if (status === 200 && app.session !== 'salon' && !app.sessions.some((one) => one.session === app.session)) location.replace('/');
-	else if (!status && !app.lostAt) redial();
+	else if (status === 200 && app.session !== 'salon' && !own) location.replace('/');
+	else if (!app.lostAt && heard === app.status && (!status || own?.state !== heard?.state)) redial();
+}
+
+function steps() {
+	const os = document.querySelector('[name=os]:checked').value;
+	put('step-menu', t(`steps.2.${os}`));
+	at('step-drawing').src = `/steps.svg#${os === 'iphone' ? 5 : 2}`;
 }
 
 function words() {
-	const os = document.querySelector('[name=os]:checked').value;
-	put('step-menu', t(`steps.2.${os}`));
-	fillCountries(house.country);
+	steps();
+	fillCountries();
 	draw(true);
 	readJournal();
 	judge();
 }
 
-at('language').append(...Object.entries(LANGUAGES).map(([code, name]) => new Option(name, code)));
+at('language').append(...Object.entries(house.languages).map(([code, name]) => new Option(name, code)));
 on('language', async () => {
 	if (await speak(at('language').value)) {
 		keep('lang', lang);
@@ -231,15 +236,17 @@ for (const radio of all('[name=os]')) {
 	radio.checked = radio.value === (kept('os') || 'android');
 	radio.onchange = () => {
 		keep('os', radio.value);
-		put('step-menu', t(`steps.2.${radio.value}`));
+		steps();
 	};
 }
 
+const look = () => document.hidden || glance();
 const wake = () => {
 	redial();
 	glance();
 };
-setInterval(() => document.hidden || glance(), 20_000);
+setInterval(look, 20_000);
+document.addEventListener('visibilitychange', look);
 
 // The clocks drift apart when the machine slept: ask again for what is live.
 let drift = Date.now() - now();
@@ -252,7 +259,7 @@ setInterval(() => {
 
 const key = /^#key=(.+)/.exec(location.hash)?.[1];
 if (location.hash) history.replaceState(null, '', location.pathname + location.search);
-while (!await speak(firstLanguage(house.language))) await new Promise((again) => setTimeout(again, 1000));
+while (!await speak(firstLanguage())) await new Promise((again) => setTimeout(again, 1000));
 at('language').value = lang;
 onChange(paint);
 words();

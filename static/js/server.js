@@ -13,7 +13,7 @@ export async function call(method, path, body) {
 			signal: AbortSignal.timeout(10_000),
 		});
 		const text = await answer.text();
-		return { status: answer.status, data: /json/.test(answer.headers.get('content-type')) && text ? JSON.parse(text) : {} };
+		return { status: answer.status, grouped: answer.headers.get('hairpin-number'), data: /json/.test(answer.headers.get('content-type')) && text ? JSON.parse(text) : {} };
 	} catch {
 		return { status: 0, data: {} };
 	}

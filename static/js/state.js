@@ -1,9 +1,9 @@
 // What the page knows at this moment, and which face that means.
 const NOTHING = {
 	status: null, // the last session-status
-	statusAt: 0,
 	code: null, // { text, phone, until, expiresAt, total, replaced }
 	ended: null, // why the last code ended
+	swapped: false, // somebody else asked for another number's
 	qr: null, // the server's SVG text
 	qrUntil: Infinity,
 	pending: false, // asked, and no answer yet
@@ -46,8 +46,7 @@ export function face() {
 	if (!state) return 'connecting';
 	if (app.wantForm) return 'unlinked';
 	if (app.code && among('UNLINKED', 'CONNECTING', 'AWAITING_CODE_ENTRY')) return 'code';
-	if (app.ended && among('UNLINKED', 'AWAITING_CODE_ENTRY', 'AWAITING_SCAN')) return 'code';
-	// The code follows its state at once; without one, this is the grace of a code that ended.
-	if (among('AWAITING_CODE_ENTRY')) return now() - app.statusAt > 1500 ? 'code' : 'connecting';
-	return { UNLINKED: 'unlinked', CONNECTING: 'connecting', LINKING: 'linking', CONNECTED: 'linked' }[state] || 'trouble';
+	if (app.ended && among('UNLINKED', 'AWAITING_CODE_ENTRY')) return 'over';
+	// The code follows its state at once.
+	return { UNLINKED: 'unlinked', CONNECTING: 'connecting', AWAITING_CODE_ENTRY: 'connecting', LINKING: 'linking', CONNECTED: 'linked' }[state] || 'trouble';
 }

@@ -14,7 +14,6 @@ export const stateWord = (state) => (has(`s.${state}`) ? t(`s.${state}`) : parts
 export function paint() {
 	const { status, error } = app;
 	const which = face();
-	const over = which === 'code' && !app.code;
 	main.dataset.face = which;
 	main.dataset.state = status?.state || '';
 	for (const section of all('[data-for]')) section.hidden = section.dataset.for !== which.replace('noserver', 'trouble');
@@ -25,13 +24,14 @@ export function paint() {
 	show('error', error);
 	put('error-text', error?.message);
 	show('relink', error?.code === 'ALREADY_LINKED' && error.linkId && app.typed);
-	painters[which]?.(status, over);
+	painters[which]?.(status);
 	if (which !== 'code') drawCode('');
 	qr(which);
 	askButtons();
 	const words = main.querySelector('section:not([hidden]) h2').textContent;
-	document.title = `${which === 'unlinked' ? t('s.UNLINKED') : words} · ${at('salon-name').textContent || 'Hairpin'}`;
-	focus(over ? 'over' : which, words);
+	const told = status && !/login|over|noserver/.test(which) ? stateWord(status.state) : words;
+	document.title = `${told} · ${at('salon-name').textContent || 'Hairpin'}`;
+	focus(which, words);
 }
 
 const painters = {
@@ -46,21 +46,17 @@ const painters = {
 		put('connecting-p', asking ? t('asking.p') : '');
 		show('stop', asking);
 	},
-	code({ phone }, over) {
+	code({ phone }) {
 		const { code } = app;
-		put('code-h', t(over ? `ended.${app.ended || 'expired'}` : 'code.h'));
-		put('code-for', over ? t('ended.p') : t('code.for', { phone: code.phone || phone }));
-		for (const id of ['code-live', 'how', 'cancel']) show(id, !over);
-		show('code-over', over);
-		show('replaced', code?.replaced);
-		drawCode(over ? '' : code.text);
-		if (over) return;
+		put('code-for', t('code.for', { phone: code.phone || phone }));
+		const note = app.swapped ? t('ended.superseded') : replaced(code.replaced);
+		show('replaced', note);
+		put('replaced', note);
+		drawCode(code.text, note);
 		tickCode();
-		if (code.replaced) {
-			const { reason, oldPhone, wasLinked } = code.replaced;
-			const kind = reason === 'stale_credentials' ? 'stale' : wasLinked ? 'linked' : 'unfinished';
-			put('replaced', t(`replaced.${kind}`, { phone: oldPhone || t('replaced.unknown') }));
-		}
+	},
+	over() {
+		put('over-h', t(`ended.${app.ended}`));
 	},
 	linked({ phone, since, lastConnected }) {
 		put('linked-phone', phone);
@@ -83,6 +79,12 @@ const painters = {
 		show('trouble-other', OTHER_NUMBER.includes(state));
 	},
 };
+
+function replaced(old) {
+	if (!old) return '';
+	const kind = old.reason === 'stale_credentials' ? 'stale' : old.wasLinked ? 'linked' : 'unfinished';
+	return t(`replaced.${kind}`, { phone: old.oldPhone || t('replaced.unknown') });
+}
 
 function qr(which) {
 	const place = main.querySelector(`[data-for=${which}] .qr-place`);
@@ -107,7 +109,8 @@ function focus(next, words) {
 }
 
 export function tick() {
-	if (app.code && now() >= app.code.until) {
+	// The server counts in whole seconds too, and says itself when it is over; if not, the page does.
+	if (app.code && now() >= app.code.until + 1000) {
 		app.code = null;
 		app.ended = 'expired';
 		return paint();

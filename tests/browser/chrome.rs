@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
 use fantoccini::elements::Element;
-use fantoccini::wd::WebDriverCompatibleCommand;
+use fantoccini::wd::{TimeoutConfiguration, WebDriverCompatibleCommand, WindowHandle};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -40,8 +40,16 @@ impl Driver {
     }
 
     fn start() -> Self {
-        // Ends with its standard input, and the driver with it; browsers end with their driver's pipe.
-        const WATCH: &str = r#""$0" "$@" </dev/null & read -r _; kill "$!""#;
+        // It takes a free port for one kind of address, which may be taken for the other: then it ends at once.
+        (0..10).find_map(|_| Self::try_start()).expect(
+            "chromedriver starts (as `chromedriver --port=0` does, and says on which port it is)",
+        )
+    }
+
+    fn try_start() -> Option<Self> {
+        // Ends with its standard input, and the driver with it; browsers end with their driver's pipe. The shell
+        // itself lets go of the output, so that its end is the driver's.
+        const WATCH: &str = r#""$0" "$@" </dev/null & exec >/dev/null; read -r _; kill "$!""#;
         let home = tempfile::tempdir().expect("a folder");
         let mut shell = Command::new("/bin/sh")
             .args(["-c", WATCH])
@@ -59,19 +67,20 @@ impl Driver {
         let mut line = String::new();
         let port = loop {
             line.clear();
-            let read = output.read_line(&mut line).expect("chromedriver's words");
-            assert_ne!(read, 0, "chromedriver ended before it had a port");
+            if output.read_line(&mut line).expect("chromedriver's words") == 0 {
+                return None;
+            }
             if let Some((_, port)) = line.trim_end().rsplit_once("successfully on port ") {
                 break port.trim_end_matches('.').to_owned();
             }
         };
-        Self {
+        Some(Self {
             address: format!("http://127.0.0.1:{port}"),
             _leash: leash,
             _output: output,
             _shell: shell,
             _home: home,
-        }
+        })
     }
 }
 
@@ -96,6 +105,8 @@ pub struct Look {
     pub languages: &'static str,
     pub width: u32,
     pub dark: bool,
+    /// The size of text that its owner has set, in hundredths of the usual one.
+    pub text: u32,
 }
 
 impl Default for Look {
@@ -104,6 +115,7 @@ impl Default for Look {
             languages: "en",
             width: 1280,
             dark: false,
+            text: 100,
         }
     }
 }
@@ -168,6 +180,7 @@ impl Browser {
             "goog:chromeOptions": {
                 "binary": find(&["chromium", "chromium-browser", "google-chrome"]),
                 "args": args,
+                "prefs": { "webkit.webprefs.default_font_size": 16 * look.text / 100 },
             },
         }) else {
             unreachable!("that is an object")
@@ -177,6 +190,9 @@ impl Browser {
             .connect(&Driver::shared().address)
             .await
             .expect("Chromium and its driver are of one version");
+        let mut patience = TimeoutConfiguration::default();
+        patience.set_script(Some(PATIENCE));
+        client.update_timeouts(patience).await.expect("set");
         let process = client
             .capabilities()
             .and_then(|got| got["goog:processID"].as_i64())
@@ -245,12 +261,35 @@ impl Browser {
     }
 
     async fn own(&self, path: &'static str, body: Value) -> Value {
-        let answer = self.client.issue_cmd(Own { path, body }).await;
+        let answer = tokio::time::timeout(PATIENCE, self.client.issue_cmd(Own { path, body }));
+        let answer = answer.await.expect("the browser answers");
         answer.unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
     pub async fn go(&self, address: &str) {
         self.client.goto(address).await.expect("opened");
+    }
+
+    /// Runs a script in every page that is opened from now on, before anything of the page itself.
+    pub async fn before_every_page(&self, script: &str) {
+        self.cdp(
+            "Page.addScriptToEvaluateOnNewDocument",
+            json!({ "source": script }),
+        )
+        .await;
+    }
+
+    /// Opens a second tab and turns to it; the answer is how to turn back to the first.
+    pub async fn second_tab(&self) -> [WindowHandle; 2] {
+        let first = self.client.window().await.expect("a tab");
+        let second = self.client.new_window(true).await.expect("another").handle;
+        self.turn_to(&second).await;
+        [first, second]
+    }
+
+    pub async fn turn_to(&self, tab: &WindowHandle) {
+        let turned = self.client.switch_to_window(tab.clone()).await;
+        turned.expect("still open");
     }
 
     pub async fn reload(&self) {
@@ -263,7 +302,8 @@ impl Browser {
 
     /// Runs a script's body in the page; `arguments` holds what it is given.
     pub async fn js(&self, script: &str, given: &[Value]) -> Value {
-        let answer = self.client.execute(script, given.to_vec()).await;
+        let answer = tokio::time::timeout(PATIENCE, self.client.execute(script, given.to_vec()));
+        let answer = answer.await.expect("the browser answers");
         answer.unwrap_or_else(|error| panic!("{script}: {error}"))
     }
 

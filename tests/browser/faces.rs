@@ -119,7 +119,7 @@ async fn a_code_that_ended_and_what_there_is_instead_look_right_from_all_sides()
     let desk = Desk::with(&[("pairing.code_ttl", "12")], Look::default()).await;
     let page = &desk.page;
     desk.ask_for(ANNA).await;
-    page.shows("#code-h", "The code has run out").await;
+    page.shows("#over-h", "The code has run out").await;
     look_around(&desk, "expired").await;
 
     desk.rig.sim.fault(Fault::refuse_hello(452));

@@ -13,11 +13,11 @@ async fn a_live_link_is_replaced_only_after_a_question_that_names_both_numbers()
     desk.ask_for("8 900 765-43-21").await;
     page.shows("#dialog[open]", "79001***567 is linked now")
         .await;
-    page.shows("#dialog[open] p", "+7 900 765 4321").await;
+    page.shows("#dialog[open] p", "+7 900 765-43-21").await;
     assert_eq!(page.text("#dialog-no").await, "Keep 79001***567");
     assert_eq!(
         page.text("#dialog-yes").await,
-        "Replace with +7 900 765 4321"
+        "Replace with +7 900 765-43-21"
     );
     assert_eq!(page.focus().await, "dialog-no", "the safe answer");
     page.picture("replace-question-en-1280-light").await;

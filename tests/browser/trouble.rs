@@ -14,7 +14,7 @@ async fn a_number_that_is_none_is_refused_in_plain_words_while_it_is_typed_and_w
     desk.expected = vec!["422 /api/v1/phone"];
     let page = &desk.page;
     page.click("#get-code").await;
-    page.shows("#verdict", "Please enter the number.").await;
+    page.shows("#verdict", "Type a phone number.").await;
     assert_eq!(page.focus().await, "phone");
     for (typed, told) in [
         ("1111111111", "There is no such number"),
@@ -35,7 +35,7 @@ async fn a_number_that_is_none_is_refused_in_plain_words_while_it_is_typed_and_w
     page.until("document.activeElement.id === 'phone'").await;
     page.shows("#verdict.bad", "too many digits").await;
     page.type_in("#phone", "5511987654321").await;
-    page.shows("#verdict.good", "+55 119 876 543 21 · Brazil")
+    page.shows("#verdict.good", "+55 11 98765-4321 · Brazil")
         .await;
     assert_eq!(
         desk.rig.sim.total_connections(),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hairpin::secret::SecretText;
 use hairpin::store::{
     Backup, BackupError, BackupKey, BackupWay, JournalEntry, JournalWhat, LinkRow, NewLink,
-    OpenError, Options, Report, RestoreError, Store, WrappingKey,
+    OpenError, Report, RestoreError, Store, WrappingKey,
 };
 use hairpin_sim::Step;
 use whatsapp_rust::traits::{

@@ -38,7 +38,7 @@ impl Hand {
             store.clone(),
             Connector::new(Some(sim.url()), Versions::new(None)),
             Settings {
-                code_ttl: Duration::from_secs(180),
+                code_ttl: Duration::from_mins(3),
                 code_grace: Duration::from_secs(10),
                 connect_timeout: Duration::from_secs(20),
                 requests_per_number: 0,

@@ -564,7 +564,22 @@ async fn a_malformed_stored_number_counts_as_leftovers() {
     })
     .await;
     rig.start().await;
-    let code = code_of(&rig.code("salon", BORIS, None).await);
+    let answer = rig.code("salon", BORIS, None).await;
+    let code = code_of(&answer);
+    assert_eq!(
+        answer.json()["replaced"]["reason"],
+        "stale_credentials",
+        "what cannot be read is no other line"
+    );
+    let journal = rig.audit().await;
+    assert!(
+        journal
+            .iter()
+            .any(|entry| entry["what"] == "leftovers_wiped")
+            && journal
+                .iter()
+                .all(|entry| entry["what"] != "mismatch_wiped")
+    );
     rig.sim
         .phone(BORIS)
         .enter_code(&code)

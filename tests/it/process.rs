@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use hairpin::store::{LinkRow, StoreError};
-use hairpin_sim::{Sim, SimConfig};
+use hairpin_sim::{Sim, SimConfig, Step};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -112,6 +112,31 @@ impl Serve {
         ))
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// What stands at a path, as text.
+    async fn read(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.expect("connected");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
+            self.address, self.key
+        );
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let answer = read_answer(&mut stream).await;
+        assert!(!answer.body.is_empty(), "{path}");
+        String::from_utf8(answer.body).expect("text")
+    }
+
     pub async fn code(&self, number: &str, replace: Option<&str>) -> (u16, Value) {
         let body = json!({ "phoneNumber": number, "replace": replace }).to_string();
         self.ask("POST", "/api/v1/sessions/salon/pairing-code", &body)
@@ -131,13 +156,13 @@ impl Serve {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), wait)
+        tokio::time::timeout(Duration::from_mins(1), wait)
             .await
             .unwrap_or_else(|_| panic!("never {state}"));
     }
 
     /// Waits until a stored link has connected, or is known to be dead.
-    async fn settled(&self) {
+    pub async fn settled(&self) {
         let wait = async {
             loop {
                 let status = self
@@ -151,7 +176,7 @@ impl Serve {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), wait)
+        tokio::time::timeout(Duration::from_mins(1), wait)
             .await
             .expect("settled");
     }
@@ -323,74 +348,234 @@ async fn a_damaged_store_keeps_the_page_up_and_is_left_where_it_is() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_most_verbose_log_of_a_whole_run_holds_no_number_code_or_key() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let sim = Sim::start().await;
-    let serve = Serve::start(
-        folder.path(),
-        &sim.url(),
-        &[("RUST_LOG", "trace"), ("HAIRPIN_LOG", "trace")],
-    );
-    let mut secrets = vec![
-        serve.key.clone(),
-        ANNA.to_owned(),
-        BORIS.to_owned(),
-        "9001234567".to_owned(),
-    ];
-    let mut link_id = None;
-    for number in [ANNA, BORIS] {
-        let (status, answer) = serve.code(number, link_id.as_deref()).await;
-        assert_eq!(status, 200, "{answer}");
-        let code = answer["code"].as_str().expect("a code").to_owned();
-        sim.phone(number).enter_code(&code).await.expect("linked");
-        serve.state("CONNECTED").await;
-        secrets.push(code.replace('-', ""));
-        secrets.push(code);
-        link_id = serve.code("+7 901 000-00-00", None).await.1["linkId"]
-            .as_str()
-            .map(str::to_owned);
+/// Everything that must not be seen, by what it is.
+#[derive(Default)]
+struct Canaries(Vec<(&'static str, String)>);
+
+impl Canaries {
+    /// A text, and the shapes in which something could let it slip.
+    fn text(&mut self, what: &'static str, text: &str) {
+        self.0.push((what, text.to_owned()));
+        self.bytes(what, text.as_bytes());
     }
-    let device = sim.phone(BORIS).devices()[0].id;
-    sim.phone(BORIS)
-        .send_text(device, "canary-message-body")
-        .await
-        .expect("sent");
-    secrets.push("canary-message-body".to_owned());
-    sim.phone(BORIS).remove_device(device).await;
-    serve.state("LOGGED_OUT").await;
-    let seen = [
-        std::fs::read_to_string(folder.path().join("log")).expect("a log"),
-        serve
-            .ask("GET", "/api/v1/audit", "")
-            .await
-            .expect("answered")
-            .1
-            .to_string(),
-        serve
-            .ask("GET", "/api/v1/metrics", "")
-            .await
-            .expect("answered")
-            .1
-            .to_string(),
-        std::fs::read_to_string(format!("/proc/{}/cmdline", serve.child.id()))
-            .expect("a command line"),
-    ]
-    .concat();
-    assert!(
-        seen.contains("wiped the old link") && seen.contains("79001***567"),
-        "the run is in the log"
-    );
-    for secret in &secrets {
-        let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+
+    /// Bytes as people and programs write them: hex, base64 of both alphabets, at each of the three places in a longer
+    /// text, and as a debug print.
+    fn bytes(&mut self, what: &'static str, bytes: &[u8]) {
         use base64::Engine as _;
-        let base64 = base64::engine::general_purpose::STANDARD_NO_PAD.encode(secret);
-        for form in [secret.clone(), hex, base64] {
-            assert!(!seen.contains(&form), "{form} is in the log:\n{seen}");
+        use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+        let mut hex = String::new();
+        for byte in bytes {
+            hex.push_str(&format!("{byte:02x}"));
+        }
+        self.0.push((what, hex.to_uppercase()));
+        self.0.push((what, hex));
+        for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
+            for before in 0..3 {
+                let padded = [&vec![0; before][..], bytes].concat();
+                let encoded = engine.encode(padded);
+                // What depends on the neighbours is cut off.
+                let (from, to) = ([0, 2, 3][before], encoded.len() - 1);
+                self.0.push((what, encoded[from..to].to_owned()));
+            }
+        }
+        let debug = format!("{bytes:?}");
+        self.0
+            .push((what, debug.trim_matches(['[', ']']).to_owned()));
+    }
+
+    fn number(&mut self, what: &'static str, digits: &str) {
+        self.text(what, digits);
+        let national = &digits[1..];
+        self.text(what, national);
+        let (area, rest) = national.split_at(3);
+        for shape in [
+            format!("{area} {}-{}-{}", &rest[..3], &rest[3..5], &rest[5..]),
+            format!("{area} {} {} {}", &rest[..3], &rest[3..5], &rest[5..]),
+            format!("{area}-{}-{}-{}", &rest[..3], &rest[3..5], &rest[5..]),
+            format!("({area}) {}-{}", &rest[..3], &rest[3..]),
+        ] {
+            self.0.push((what, shape));
         }
     }
-    serve.signal(rustix::process::Signal::TERM);
-    assert_eq!(serve.ended(), Some(0));
+
+    /// The first of them that the text gives away.
+    fn found_in(&self, text: &str) -> Option<&(&'static str, String)> {
+        self.0.iter().find(|(what, form)| {
+            assert!(form.len() >= 8, "{what}: {form} says too little");
+            text.contains(form.as_str())
+        })
+    }
+}
+
+/// The longest run of signs that a key could be written in.
+fn longest_run(text: &str) -> &str {
+    text.split(|sign: char| !sign.is_ascii_alphanumeric() && !"+_=-".contains(sign))
+        .max_by_key(|run| run.len())
+        .unwrap_or("")
+}
+
+/// Numbers of nobody, not in any page, and a message that nobody writes.
+const CANARY: &str = "79034815926";
+const OTHER: &str = "79062739418";
+const MESSAGE: &str = "canary-message-body";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_most_verbose_log_of_a_whole_run_holds_no_number_code_key_or_message() {
+    for format in ["text", "json"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let sim = Sim::start().await;
+        let serve = Serve::start(
+            folder.path(),
+            &sim.url(),
+            &[
+                ("RUST_LOG", "trace"),
+                ("HAIRPIN_LOG", "trace"),
+                ("HAIRPIN_LOG_FORMAT", format),
+            ],
+        );
+        let mut canaries = Canaries::default();
+        canaries.text("the access key", &serve.key);
+        canaries.text("the message", MESSAGE);
+        canaries.number("a number", CANARY);
+        canaries.number("a number", OTHER);
+        for number in [CANARY, OTHER] {
+            canaries.text("a hidden id", &sim.phone(number).lid());
+        }
+        let store = folder.path().join(".local/share/hairpin");
+        let mut seen: Vec<(String, String)> = Vec::new();
+        let (mut link_id, mut shown) = (None, String::new());
+        for number in [CANARY, OTHER] {
+            let (status, answer) = serve.code(number, link_id.as_deref()).await;
+            assert_eq!(status, 200, "{answer}");
+            shown.push_str(&answer.to_string());
+            let code = answer["code"].as_str().expect("a code").to_owned();
+            canaries.text("a code", &code.replace('-', ""));
+            canaries.text("a code", &code);
+            sim.phone(number).enter_code(&code).await.expect("linked");
+            serve.state("CONNECTED").await;
+            for (what, number, replace) in [
+                ("a question", "+7 901 000-00-00", None),
+                ("a refusal", number, None),
+                ("a refusal", "+7 901 000-00-00", Some("no such link")),
+                ("a bad number", "+7 903 481-59-2", None),
+            ] {
+                let (status, problem) = serve.code(number, replace).await;
+                assert!(status >= 400, "{what}: {problem}");
+                seen.push((what.to_owned(), problem.to_string()));
+                if let Some(id) = problem["linkId"].as_str() {
+                    link_id = Some(id.to_owned());
+                }
+            }
+        }
+        let device = sim.phone(OTHER).devices()[0].id;
+        let id = sim
+            .phone(OTHER)
+            .send_text(device, MESSAGE)
+            .await
+            .expect("sent");
+        sim.wait_for(|event| event.step == Step::Receipt && event.note.contains(&id))
+            .await;
+        sim.phone(OTHER).remove_device(device).await;
+        serve.state("LOGGED_OUT").await;
+
+        for path in [
+            "/api/v1/audit",
+            "/api/v1/metrics",
+            "/metrics",
+            "/api/v1/sessions",
+            "/readyz",
+            "/healthz",
+            "/openapi.json",
+            "/no/such/place",
+        ] {
+            seen.push((path.to_owned(), serve.read(path).await));
+        }
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("static");
+        let mut pages = 0;
+        for entry in walk(&page) {
+            let path = format!("/{}", entry.strip_prefix(&page).expect("inside").display());
+            seen.push((path.clone(), serve.read(&path).await));
+            pages += 1;
+        }
+        assert!(pages > 10, "the page's files are read");
+        let process = serve.child.id();
+        for (name, file) in [
+            ("its command line", format!("/proc/{process}/cmdline")),
+            ("its environment", format!("/proc/{process}/environ")),
+        ] {
+            seen.push((
+                name.to_owned(),
+                std::fs::read_to_string(file).expect("read"),
+            ));
+        }
+        let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+        assert_eq!(
+            children.unwrap_or_default(),
+            "",
+            "it starts nobody who could be asked"
+        );
+        serve.signal(rustix::process::Signal::TERM);
+        assert_eq!(serve.ended(), Some(0));
+
+        // The keys themselves: what the second link left behind.
+        let store = open(&store);
+        let row = store.link("salon").expect("readable").expect("left behind");
+        let device = store
+            .backend("salon", row.epoch)
+            .load()
+            .await
+            .expect("readable")
+            .expect("a device");
+        for (what, pair) in [
+            ("the Noise key", &device.noise_key),
+            ("the identity key", &device.identity_key),
+            ("the signed pre-key", &device.signed_pre_key),
+        ] {
+            canaries.bytes(what, &pair.private_key.serialize()[..]);
+            canaries.bytes(what, pair.public_key.public_key_bytes());
+        }
+        canaries.bytes("the ADV secret", &device.adv_secret_key);
+        canaries.text("its own id", &device.pn.expect("an id").to_string());
+        store.close().await;
+
+        let log = std::fs::read_to_string(folder.path().join("log")).expect("a log");
+        for line in ["wiped the old link", "a code is shown", "linked", "checked"] {
+            assert!(log.contains(line), "the whole run is in the log:\n{log}");
+        }
+        assert!(log.contains("79034***926") && log.contains("took_us") && log.contains("took_ms"));
+        let wiped = log
+            .lines()
+            .find(|line| line.contains("wiped the old link"))
+            .expect("a line");
+        assert!(wiped.contains("INFO"), "a mismatch is information: {wiped}");
+        let run = longest_run(&log);
+        assert!(run.len() < 32, "this could be a key: {run}");
+        seen.push((format!("the log ({format})"), log));
+        assert!(
+            canaries.found_in(&shown).is_some(),
+            "whoever asked was shown the code, and this looks for it"
+        );
+        for (place, text) in &seen {
+            if let Some((what, form)) = canaries.found_in(text) {
+                panic!("{what} is in {place}, as {form}:\n{text}");
+            }
+        }
+    }
+}
+
+/// All files below a folder.
+fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(walk(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
 }
 
 /// What must hold whenever the plug is pulled: the old link whole, or the new epoch alone.

@@ -75,6 +75,7 @@ async fn a_number_is_read_or_refused_with_its_reason() {
         .await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(answer.header("hairpin-number"), "+7 900 123-45-67");
     assert_eq!(
         answer.json(),
         json!({"e164": "+79001234567", "country": "RU", "kind": "mobile", "masked": "79001***567"})

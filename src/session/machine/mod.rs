@@ -10,6 +10,8 @@ mod opening;
 mod report;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_upkeep;
 mod upkeep;
 mod view;
 mod wishes;
@@ -30,8 +32,16 @@ use crate::store::{EndedReason, Halted, HaltedReason, LinkRow};
 const LINKING: Duration = Duration::from_mins(1);
 /// How long WhatsApp may take to ask for the new connection after it linked us.
 const RESTART: Duration = Duration::from_secs(5);
-/// How long a login may take before the connection counts as dead.
-const LOGIN: Duration = Duration::from_mins(1);
+/// How long a login may take: longer than the library itself gives the first one (180 s of app state). A connection
+/// on which nothing arrives is noticed by its own watch, long before.
+const LOGIN: Duration = Duration::from_secs(200);
+/// A connection that stood this long was a good one: the next wait begins anew (WhatsApp Web's figure).
+const STABLE: Duration = Duration::from_secs(30);
+/// How often it is written down that a link is still connected: what is lost of that with the power.
+const SEEN: Duration = Duration::from_hours(1);
+/// A ban without an end is tried again after this, and none is tried sooner than the other.
+const BAN_UNKNOWN: Duration = Duration::from_hours(1);
+const BAN_LEAST: Duration = Duration::from_mins(1);
 /// How many sets of QR codes are shown where there is no code to be had (160 s each).
 const QR_ROUNDS: u32 = 3;
 
@@ -43,6 +53,7 @@ pub(super) type Ticket = u64;
 /// The present moment on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Now {
+    /// Steady, and going on while the machine sleeps.
     pub(super) mono: Instant,
     pub(super) wall: UnixMs,
 }
@@ -67,6 +78,14 @@ impl Ask {
     fn phone(&self) -> &Phone {
         &self.request.phone
     }
+
+    fn about(&self, now: Now) -> About {
+        About {
+            phone: self.phone().masked(),
+            asker: self.request.asker.clone(),
+            took: now.mono.saturating_duration_since(self.asked.mono),
+        }
+    }
 }
 
 /// What the store says at the moment somebody asks.
@@ -89,8 +108,12 @@ pub(super) enum Input {
     Unlink(Waiter, Asker),
     /// The request is in the journal, or the store cannot commit.
     Journaled(Ticket, bool),
-    /// WhatsApp answered, or not.
-    Probed(Ticket, bool),
+    /// WhatsApp answered, or why not.
+    Probed(Ticket, Result<(), Code>),
+    /// Whether there is a newer companion version than the refused one.
+    Renewed(Ticket, bool),
+    /// A newer companion version is in use from now on.
+    NewVersion,
     Prepared(Ticket, Result<Prepared, PrepareFailed>),
     /// A client for the present epoch was started, or the store refused.
     Started(Ticket, bool),
@@ -134,6 +157,8 @@ pub(super) struct LeaveFailed {
 pub(super) enum Job {
     Journal(CodeRequest),
     Probe,
+    /// Look for a newer companion version.
+    Renew,
     Prepare {
         request: CodeRequest,
         /// The live link that WhatsApp is to forget first.
@@ -163,6 +188,49 @@ pub(super) enum Leaving {
     WrongPhone,
 }
 
+/// Why a link connects again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// WhatsApp wanted a new connection.
+    Restart,
+    /// The connection was lost.
+    Lost,
+    /// The wait after "too fast" is over.
+    TooFast,
+    /// A person wanted it.
+    Asked,
+    /// A ban is over.
+    BanOver,
+    /// A newer companion version is there.
+    Update,
+    /// The store can be used again.
+    Store,
+}
+
+impl Why {
+    /// The label in the metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Lost => "lost",
+            Self::TooFast => "too_fast",
+            Self::Asked => "asked",
+            Self::BanOver => "ban_over",
+            Self::Update => "update",
+            Self::Store => "store",
+        }
+    }
+}
+
+/// Whose code it is or was, for the journal.
+#[derive(Debug, Clone)]
+pub(super) struct About {
+    pub(super) phone: String,
+    pub(super) asker: Asker,
+    /// Since it was asked for.
+    pub(super) took: Duration,
+}
+
 /// What somebody who asked gets.
 #[derive(Debug, Clone)]
 pub(super) enum Answer {
@@ -175,11 +243,13 @@ pub(super) enum Answer {
 pub(super) enum Effect {
     Reply(Vec<Waiter>, Result<Answer, RequestError>),
     /// A code is there, for everybody.
-    Code(PairingCode),
-    CodeEnded(EndReason),
+    Code(PairingCode, About),
+    CodeEnded(EndReason, About),
     /// Something went wrong, for everybody.
     Error(RequestError),
     Job(Ticket, Job),
+    /// A link connects again.
+    Reconnect(Why),
     /// Ask again with fresh facts.
     Ask(Ask),
     /// Read the store anew and start over.
@@ -192,6 +262,16 @@ pub(super) enum Effect {
     End(EndedReason),
     /// The present link must rest, or (none) may go on.
     Halt(Option<Halted>),
+}
+
+impl Effect {
+    /// Whether it is kept or counted, where people look after they are told.
+    pub(super) const fn is_kept(&self) -> bool {
+        matches!(
+            self,
+            Self::Seen | Self::End(_) | Self::Halt(_) | Self::Reconnect(_)
+        )
+    }
 }
 
 /// What a session without a client shows.
@@ -248,12 +328,36 @@ struct First {
     deadline: Instant,
 }
 
+/// How often in a row a link was tried in vain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Tries {
+    lost: u32,
+    /// Of these, how often because it was too fast.
+    throttled: u32,
+}
+
 #[derive(Debug)]
 enum Stage {
-    Starting(Ticket),
-    Connecting { deadline: Instant },
-    Up,
-    Waiting { until: Instant, until_wall: UnixMs },
+    Starting {
+        ticket: Ticket,
+        began: Instant,
+    },
+    Connecting {
+        began: Instant,
+        deadline: Instant,
+    },
+    Up {
+        since: Instant,
+        /// When it is written down next that it is connected.
+        touch: Instant,
+    },
+    Waiting {
+        until: Instant,
+        until_wall: UnixMs,
+        why: Why,
+    },
+    /// Too old: is there a newer version?
+    Renewing(Ticket),
 }
 
 #[derive(Debug)]
@@ -283,9 +387,11 @@ enum Phase {
         ask: Ask,
         replaced: Option<Replaced>,
         deadline: Instant,
-        /// When the code was asked for.
+        /// The code was asked for.
         requested: bool,
+        /// The connection is being made anew, for once.
         restarting: Option<Ticket>,
+        restarts: u32,
     },
     Awaiting(Awaiting),
     /// No code to be had: the QR alone.
@@ -307,7 +413,7 @@ enum Phase {
     /// A link that is kept up.
     Linked {
         stage: Stage,
-        attempt: u32,
+        tries: Tries,
         first: Option<First>,
     },
     Leaving {
@@ -315,6 +421,8 @@ enum Phase {
         waiters: Vec<Waiter>,
         was: State,
         why: Leaving,
+        /// The code that linked the wrong phone.
+        about: Option<About>,
         /// There was a live link of which WhatsApp had to be told.
         live: bool,
     },
@@ -328,6 +436,10 @@ pub(super) struct Machine {
     row: Option<LinkRow>,
     qr: Option<Qr>,
     tickets: Ticket,
+    /// The program has looked at what is stored.
+    booted: bool,
+    /// How often in a row the store failed.
+    trouble: u32,
     /// Spreads reconnections; a number in `0.0..1.0` given by the driver.
     jitter: f64,
 }
@@ -341,7 +453,18 @@ impl Machine {
             row: None,
             qr: None,
             tickets: 0,
+            booted: false,
+            trouble: 0,
             jitter: 0.5,
+        }
+    }
+
+    /// Knows nothing any more, and no answer of a job that was under way.
+    pub(super) fn forget(self) -> Self {
+        Self {
+            tickets: self.tickets,
+            booted: self.booted,
+            ..Self::new(self.limits)
         }
     }
 
@@ -361,17 +484,19 @@ impl Machine {
     /// Takes in what happened.
     pub(super) fn handle(self, input: Input, now: Now, fx: &mut Fx) -> Self {
         let mut next = match input {
-            Input::Boot(row) => self.boot(row, now, fx),
+            Input::Boot(row) => self.behind(|machine| machine.boot(row, now, fx)),
             Input::Ask(ask, facts) => self.ask(ask, facts, now, fx),
-            Input::Cancel(waiter) => self.cancel(waiter, fx),
-            Input::Reconnect(waiter) => self.reconnect(waiter, fx),
-            Input::Unlink(waiter, asker) => self.unlink(waiter, asker, fx),
-            Input::Journaled(ticket, ok) => self.journaled(ticket, ok, fx),
-            Input::Probed(ticket, ok) => self.probed(ticket, ok, fx),
+            Input::Cancel(waiter) => self.cancel(waiter, now, fx),
+            Input::Reconnect(waiter) => self.reconnect(waiter, now, fx),
+            Input::Unlink(waiter, asker) => self.unlink(waiter, asker, now, fx),
+            Input::Journaled(ticket, ok) => self.journaled(ticket, ok, now, fx),
+            Input::Probed(ticket, result) => self.probed(ticket, result, now, fx),
+            Input::Renewed(ticket, newer) => self.renewed(ticket, newer, now, fx),
+            Input::NewVersion => self.new_version(now, fx),
             Input::Prepared(ticket, result) => self.prepared(ticket, result, now, fx),
             Input::Started(ticket, ok) => self.started(ticket, ok, now, fx),
             Input::Marked(ticket, result) => self.marked(ticket, result, now, fx),
-            Input::Left(ticket, result) => self.left(ticket, result, fx),
+            Input::Left(ticket, result) => self.left(ticket, result, now, fx),
             Input::Link(event) => self.link(event, now, fx),
             Input::Timer => self.timer(now, fx),
         };
@@ -403,18 +528,46 @@ impl Machine {
         self.rest(Rest::new(State::Unlinked, reason))
     }
 
+    /// A check leaves what stands behind it as it is, so what happens to that meanwhile counts.
+    fn behind(mut self, happen: impl FnOnce(Self) -> Self) -> Self {
+        match self.phase {
+            Phase::Recording { ask, ticket, back } => {
+                self.phase = *back;
+                let mut machine = happen(self);
+                machine.phase = Phase::Recording {
+                    ask,
+                    ticket,
+                    back: Box::new(machine.phase),
+                };
+                machine
+            }
+            Phase::Probing { ask, ticket, back } => {
+                self.phase = *back;
+                let mut machine = happen(self);
+                machine.phase = Phase::Probing {
+                    ask,
+                    ticket,
+                    back: Box::new(machine.phase),
+                };
+                machine
+            }
+            phase => {
+                self.phase = phase;
+                happen(self)
+            }
+        }
+    }
+
     // ---- start ------------------------------------------------------------------------------
 
     /// Nothing was requested, so nothing is checked and nothing wiped.
     fn boot(mut self, row: Result<Option<LinkRow>, ()>, now: Now, fx: &mut Fx) -> Self {
+        let again = std::mem::replace(&mut self.booted, true);
         let Ok(row) = row else {
-            return self.rest(Rest::new(
-                State::StoreUnavailable,
-                Some(Code::StoreUnavailable),
-            ));
+            return self.store_away(now);
         };
         self.row = row;
-        let Some(row) = &self.row else {
+        let Some(row) = &mut self.row else {
             return self.rest(Rest::new(State::Unlinked, None));
         };
         if let Some(ended) = &row.ended {
@@ -437,10 +590,32 @@ impl Machine {
                 self.rest(Rest::new(State::Unlinked, None))
             };
         }
-        if let Some(halted) = row.halted {
-            return self.halted(&halted, now);
+        match row.halted {
+            // Whoever starts the program anew has mended something, or updated it: that is worth one try.
+            Some(Halted {
+                reason: HaltedReason::Outdated | HaltedReason::Failed,
+                ..
+            }) if !again => {
+                row.halted = None;
+                fx.push(Effect::Halt(None));
+            }
+            Some(halted) => return self.halted(&halted, now),
+            None => {}
         }
-        self.connect(0, None, fx)
+        self.connect(Tries::default(), None, again.then_some(Why::Store), now, fx)
+    }
+
+    /// The store cannot be used; it is looked at again by and by.
+    fn store_away(mut self, now: Now) -> Self {
+        // From four seconds on: whatever is wrong with a disk is not over in one.
+        let wait = backoff::after_loss(self.trouble.saturating_add(2), self.jitter);
+        self.trouble = self.trouble.saturating_add(1);
+        self.rest(Rest {
+            state: State::StoreUnavailable,
+            reason: Some(Code::StoreUnavailable),
+            until: Some(later(now, wait)),
+            wake: Some(now.mono + wait),
+        })
     }
 
     fn halted(self, halted: &Halted, now: Now) -> Self {
@@ -451,34 +626,64 @@ impl Machine {
             HaltedReason::Outdated => (State::Outdated, Some(Code::ClientOutdated)),
             HaltedReason::Failed => (State::Failed, Some(Code::WhatsappRejected)),
         };
-        let wake = halted.until.map(|until| {
-            let left = u64::try_from(until.saturating_sub(now.wall)).unwrap_or(0);
-            now.mono + Duration::from_millis(left)
+        // With a clock that was set back meanwhile it would seem to take longer than it ever was to take.
+        let left = halted.until.map(|until| {
+            let whole = until.saturating_sub(halted.at).max(0);
+            let left = until.saturating_sub(now.wall).clamp(0, whole);
+            Duration::from_millis(u64::try_from(left).unwrap_or(0))
         });
         self.rest(Rest {
             state,
             reason,
-            until: halted.until,
-            wake,
+            until: left.map(|left| later(now, left)),
+            wake: left.map(|left| now.mono + left),
         })
     }
 
-    fn connect(mut self, attempt: u32, first: Option<First>, fx: &mut Fx) -> Self {
+    /// Every client is a new one; of a link that was connected before, the reason is counted.
+    fn connect(
+        mut self,
+        tries: Tries,
+        first: Option<First>,
+        why: Option<Why>,
+        now: Now,
+        fx: &mut Fx,
+    ) -> Self {
+        if let Some(why) = why {
+            fx.push(Effect::Reconnect(why));
+        }
         let ticket = self.job(Job::Start, fx);
         self.phase = Phase::Linked {
-            stage: Stage::Starting(ticket),
-            attempt,
+            stage: Stage::Starting {
+                ticket,
+                began: now.mono,
+            },
+            tries,
             first,
         };
         self
     }
 }
 
+/// The wall's time so much later.
+fn later(now: Now, wait: Duration) -> UnixMs {
+    now.wall
+        .saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX))
+}
+
 /// Whether a stored link can carry messages, whatever its present state.
-/// A malformed number counts as leftovers: nothing could be compared with it.
 pub(super) fn is_live(row: &LinkRow) -> bool {
-    row.linked.is_some()
-        && row.ended.is_none()
-        && (7..=15).contains(&row.line.len())
-        && row.line.bytes().all(|digit| digit.is_ascii_digit())
+    row.linked.is_some() && row.ended.is_none() && is_readable(row)
+}
+
+/// A malformed number counts as leftovers: nothing could be compared with it.
+pub(super) fn is_readable(row: &LinkRow) -> bool {
+    (7..=15).contains(&row.line.len()) && row.line.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+/// A number that nobody asked for is told to go, also when the power went before that could be done.
+fn is_a_strangers(row: &LinkRow) -> bool {
+    row.ended
+        .as_ref()
+        .is_some_and(|ended| ended.reason == EndedReason::WrongPhone)
 }

@@ -13,6 +13,7 @@ impl Machine {
             deadline,
             requested,
             restarting,
+            restarts,
         } = self.phase
         else {
             return self;
@@ -29,11 +30,13 @@ impl Machine {
                     deadline,
                     requested: true,
                     restarting,
+                    restarts,
                 };
                 self
             }
             LinkEvent::Code { code, left } => {
                 let life = left.min(self.limits.code_ttl);
+                let about = ask.about(now);
                 self.phase = Phase::Awaiting(Awaiting {
                     ask,
                     shown: Shown {
@@ -45,7 +48,7 @@ impl Machine {
                     hidden: false,
                 });
                 if let Some(code) = code_of(&self.phase, now) {
-                    fx.push(Effect::Code(code.clone()));
+                    fx.push(Effect::Code(code.clone(), about));
                     fx.push(Effect::Reply(waiters, Ok(Answer::Code(code))));
                 }
                 self
@@ -73,18 +76,29 @@ impl Machine {
                 fx.push(Effect::Reply(waiters, Err(Code::PasskeyRequired.into())));
                 self.passkey(fx)
             }
-            LinkEvent::Closed(Close::Restart) => {
+            LinkEvent::Closed(close @ (Close::Restart | Close::Outdated)) if restarts == 0 => {
                 // One connection at a time: the old one is over before the new one starts.
                 ask.waiters = waiters;
-                let restarting = Some(self.job(Job::Start, fx));
+                let job = if close == Close::Outdated {
+                    fx.push(Effect::StopLink);
+                    Job::Renew
+                } else {
+                    Job::Start
+                };
+                let restarting = Some(self.job(job, fx));
                 self.phase = Phase::Opening {
                     ask,
                     replaced,
                     deadline,
                     requested: false,
                     restarting,
+                    restarts: 1,
                 };
                 self
+            }
+            LinkEvent::StoreTrouble => {
+                fx.push(Effect::Reply(waiters, Err(Code::StoreUnavailable.into())));
+                self.give_up(Some(Code::StoreUnavailable), fx)
             }
             LinkEvent::Closed(close) => {
                 let code = closed_code(close);
@@ -95,7 +109,7 @@ impl Machine {
                         ..code.into()
                     }),
                 ));
-                self.refused_for_good(close, fx)
+                self.refused_for_good(close, now, fx)
             }
             _ => {
                 ask.waiters = waiters;
@@ -105,6 +119,7 @@ impl Machine {
                     deadline,
                     requested,
                     restarting,
+                    restarts,
                 };
                 self
             }

@@ -1,36 +1,16 @@
 //! Owns what a client's reports mean while a code is open and while the phone is linking.
 
 use super::{
-    Close, Code, Duration, Effect, EndReason, Fx, Job, LINKING, LinkEvent, Linking, Machine, Now,
-    Phase, QR_ROUNDS, Qr, Rest, State,
+    Ask, BAN_LEAST, Close, Code, Duration, Effect, EndReason, Fx, Job, LINKING, LinkEvent, Linking,
+    Machine, Now, Phase, QR_ROUNDS, Qr, RequestError, Rest, State, backoff, later,
 };
 
 impl Machine {
-    pub(super) fn link(mut self, event: LinkEvent, now: Now, fx: &mut Fx) -> Self {
-        // A check leaves the link as it is: what happens to it meanwhile counts.
-        match self.phase {
-            Phase::Recording { ask, ticket, back } => {
-                self.phase = *back;
-                let mut machine = self.link(event, now, fx);
-                machine.phase = Phase::Recording {
-                    ask,
-                    ticket,
-                    back: Box::new(machine.phase),
-                };
-                return machine;
-            }
-            Phase::Probing { ask, ticket, back } => {
-                self.phase = *back;
-                let mut machine = self.link(event, now, fx);
-                machine.phase = Phase::Probing {
-                    ask,
-                    ticket,
-                    back: Box::new(machine.phase),
-                };
-                return machine;
-            }
-            phase => self.phase = phase,
-        }
+    pub(super) fn link(self, event: LinkEvent, now: Now, fx: &mut Fx) -> Self {
+        self.behind(|machine| machine.link_visible(event, now, fx))
+    }
+
+    fn link_visible(mut self, event: LinkEvent, now: Now, fx: &mut Fx) -> Self {
         if let LinkEvent::Qr { value, left } = &event
             && self.request_open()
         {
@@ -45,7 +25,7 @@ impl Machine {
             Phase::Awaiting(_) => self.link_awaiting(event, now, fx),
             Phase::Scanning { .. } => self.link_scanning(event, now, fx),
             Phase::Linking(_) => self.link_linking(event, now, fx),
-            Phase::Marking { .. } => self.link_marking(&event, fx),
+            Phase::Marking { .. } => self.link_marking(&event, now, fx),
             Phase::Linked { .. } => self.link_linked(&event, now, fx),
             Phase::Rest(_)
             | Phase::Recording { .. }
@@ -63,7 +43,7 @@ impl Machine {
         let visible = !awaiting.hidden;
         let mut ended = |reason| {
             if visible {
-                fx.push(Effect::CodeEnded(reason));
+                fx.push(Effect::CodeEnded(reason, awaiting.ask.about(now)));
             }
         };
         match event {
@@ -93,9 +73,19 @@ impl Machine {
             LinkEvent::Closed(close) => {
                 ended(EndReason::Failed);
                 if visible {
-                    fx.push(Effect::Error(closed_code(close).into()));
+                    fx.push(Effect::Error(RequestError {
+                        retry_after: closed_retry(close),
+                        ..closed_code(close).into()
+                    }));
                 }
-                self.refused_for_good(close, fx)
+                self.refused_for_good(close, now, fx)
+            }
+            LinkEvent::StoreTrouble => {
+                ended(EndReason::Failed);
+                if visible {
+                    fx.push(Effect::Error(Code::StoreUnavailable.into()));
+                }
+                self.give_up(Some(Code::StoreUnavailable), fx)
             }
             LinkEvent::QrOver => {
                 self.qr = None;
@@ -136,7 +126,12 @@ impl Machine {
                 };
                 self
             }
-            LinkEvent::Closed(close) => self.refused_for_good(close, fx),
+            LinkEvent::StoreTrouble => self.give_up(Some(Code::StoreUnavailable), fx),
+            // Nobody scanned any of them: that is no fault of the network.
+            LinkEvent::Closed(Close::Restart | Close::Lost) => {
+                self.give_up(Some(Code::CodeNotAvailable), fx)
+            }
+            LinkEvent::Closed(close) => self.refused_for_good(close, now, fx),
             event => {
                 if event == LinkEvent::QrOver {
                     self.qr = None;
@@ -163,8 +158,10 @@ impl Machine {
                 self.phase = Phase::Linking(linking);
                 self
             }
-            LinkEvent::PairFailed => self.linking_failed(EndReason::Failed, None, fx),
-            LinkEvent::TooManyTries => self.linking_failed(EndReason::Attempts, None, fx),
+            LinkEvent::PairFailed => self.linking_failed(EndReason::Failed, &linking.ask, now, fx),
+            LinkEvent::TooManyTries => {
+                self.linking_failed(EndReason::Attempts, &linking.ask, now, fx)
+            }
             LinkEvent::RefreshWanted => {
                 // The library's own minute of silence ends together with ours: that is a failure.
                 let silence = linking.deadline.saturating_duration_since(now.mono);
@@ -173,15 +170,26 @@ impl Machine {
                 } else {
                     EndReason::Refresh
                 };
-                self.linking_failed(reason, None, fx)
+                self.linking_failed(reason, &linking.ask, now, fx)
             }
             LinkEvent::PasskeyWanted => {
-                fx.push(Effect::CodeEnded(EndReason::Failed));
+                fx.push(Effect::CodeEnded(EndReason::Failed, linking.ask.about(now)));
                 fx.push(Effect::Error(Code::PasskeyRequired.into()));
                 self.passkey(fx)
             }
+            LinkEvent::StoreTrouble => {
+                fx.push(Effect::CodeEnded(EndReason::Failed, linking.ask.about(now)));
+                fx.push(Effect::Error(Code::StoreUnavailable.into()));
+                self.give_up(Some(Code::StoreUnavailable), fx)
+            }
             LinkEvent::Closed(close) => {
-                self.linking_failed(EndReason::Failed, Some(closed_code(close)), fx)
+                let about = linking.ask.about(now);
+                fx.push(Effect::CodeEnded(EndReason::Failed, about));
+                fx.push(Effect::Error(RequestError {
+                    retry_after: closed_retry(close),
+                    ..closed_code(close).into()
+                }));
+                self.refused_for_good(close, now, fx)
             }
             _ => {
                 self.phase = Phase::Linking(linking);
@@ -193,38 +201,45 @@ impl Machine {
     pub(super) fn linking_failed(
         self,
         reason: EndReason,
-        error: Option<Code>,
+        ask: &Ask,
+        now: Now,
         fx: &mut Fx,
     ) -> Self {
-        fx.push(Effect::CodeEnded(reason));
-        if let Some(code) = error {
-            fx.push(Effect::Error(code.into()));
-        }
-        self.give_up(error, fx)
+        fx.push(Effect::CodeEnded(reason, ask.about(now)));
+        self.give_up(None, fx)
     }
 
-    pub(super) fn link_marking(mut self, event: &LinkEvent, fx: &mut Fx) -> Self {
+    pub(super) fn link_marking(mut self, event: &LinkEvent, now: Now, fx: &mut Fx) -> Self {
         if matches!(event, LinkEvent::Closed(_))
             && let Phase::Marking { closed, marked, .. } = &mut self.phase
         {
             *closed = true;
             if *marked {
-                return self.first_login(fx);
+                return self.first_login(now, fx);
             }
         }
         self
     }
 
     /// A registration that WhatsApp refused: the state says what people can do about it.
-    pub(super) fn refused_for_good(self, close: Close, fx: &mut Fx) -> Self {
+    pub(super) fn refused_for_good(self, close: Close, now: Now, fx: &mut Fx) -> Self {
         let state = match close {
             Close::Outdated => State::Outdated,
             Close::Locked => State::Locked,
             Close::Banned(_) => State::Banned,
             _ => State::Unlinked,
         };
+        let left = match close {
+            Close::Banned(Some(left)) => Some(left.max(BAN_LEAST)),
+            _ => None,
+        };
         fx.push(Effect::StopLink);
-        self.rest(Rest::new(state, Some(closed_code(close))))
+        self.rest(Rest {
+            state,
+            reason: Some(closed_code(close)),
+            until: left.map(|left| later(now, left)),
+            wake: left.map(|left| now.mono + left),
+        })
     }
 
     pub(super) fn passkey(self, fx: &mut Fx) -> Self {
@@ -240,7 +255,9 @@ pub(super) fn closed_code(close: Close) -> Code {
     match close {
         Close::Restart | Close::Lost => Code::WhatsappUnreachable,
         Close::TooFast => Code::WhatsappRateLimited,
-        Close::LoggedOut | Close::Refused(_) | Close::Replaced => Code::WhatsappRejected,
+        Close::LoggedOut | Close::Removed | Close::Refused(_) | Close::Replaced => {
+            Code::WhatsappRejected
+        }
         Close::Locked => Code::Locked,
         Close::Banned(_) => Code::Banned,
         Close::Outdated => Code::ClientOutdated,
@@ -250,6 +267,7 @@ pub(super) fn closed_code(close: Close) -> Code {
 pub(super) fn closed_retry(close: Close) -> Option<u64> {
     match close {
         Close::Banned(Some(left)) => Some(left.as_secs()),
+        Close::TooFast => Some(backoff::TOO_FAST.as_secs()),
         _ => None,
     }
 }

@@ -5,22 +5,22 @@ use crate::phone::Country;
 use crate::session::types::By;
 use crate::store::{Linked, Store};
 
-const TTL: Duration = Duration::from_secs(180);
+const TTL: Duration = Duration::from_mins(3);
 const GRACE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(20);
 
 /// A machine, its clock, and what it wanted last.
-struct Play {
-    machine: Machine,
-    now: Now,
-    fx: Vec<Effect>,
+pub(super) struct Play {
+    pub(super) machine: Machine,
+    pub(super) now: Now,
+    pub(super) fx: Vec<Effect>,
     waiter: Waiter,
-    row: Option<LinkRow>,
+    pub(super) row: Option<LinkRow>,
     over_budget: Option<u64>,
 }
 
 impl Play {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             machine: Machine::new(Limits {
                 code_ttl: TTL,
@@ -39,7 +39,7 @@ impl Play {
     }
 
     /// Over a link that stands.
-    fn linked(number: &str) -> Self {
+    pub(super) fn linked(number: &str) -> Self {
         let mut play = Self::new();
         play.row = Some(row(number, true));
         play.feed(Input::Boot(Ok(play.row.clone())));
@@ -50,19 +50,19 @@ impl Play {
         play
     }
 
-    fn feed(&mut self, input: Input) {
+    pub(super) fn feed(&mut self, input: Input) {
         self.fx.clear();
         let machine = std::mem::replace(&mut self.machine, Machine::vacant());
         self.machine = machine.handle(input, self.now, &mut self.fx);
     }
 
-    fn wait(&mut self, time: Duration) {
+    pub(super) fn wait(&mut self, time: Duration) {
         self.now.mono += time;
         self.now.wall += i64::try_from(time.as_millis()).expect("short");
         self.feed(Input::Timer);
     }
 
-    fn ask(&mut self, number: &str, replace: Option<&str>) -> Waiter {
+    pub(super) fn ask(&mut self, number: &str, replace: Option<&str>) -> Waiter {
         self.waiter += 1;
         let request = CodeRequest {
             phone: phone(number),
@@ -83,7 +83,7 @@ impl Play {
     }
 
     /// The ticket of the job that was wanted last.
-    fn ticket(&self) -> Ticket {
+    pub(super) fn ticket(&self) -> Ticket {
         self.fx
             .iter()
             .find_map(|effect| match effect {
@@ -93,7 +93,7 @@ impl Play {
             .unwrap_or_else(|| panic!("no job in {:?}", self.fx))
     }
 
-    fn refusal(&self, waiter: Waiter) -> Option<Code> {
+    pub(super) fn refusal(&self, waiter: Waiter) -> Option<Code> {
         self.fx.iter().find_map(|effect| match effect {
             Effect::Reply(waiters, Err(error)) if waiters.contains(&waiter) => Some(error.code),
             _ => None,
@@ -109,19 +109,29 @@ impl Play {
         })
     }
 
-    fn ended(&self) -> Option<EndReason> {
+    pub(super) fn ended(&self) -> Option<EndReason> {
         self.fx.iter().find_map(|effect| match effect {
-            Effect::CodeEnded(reason) => Some(*reason),
+            Effect::CodeEnded(reason, _) => Some(*reason),
             _ => None,
         })
     }
 
-    fn wants(&self, what: impl Fn(&Effect) -> bool) -> bool {
+    pub(super) fn reconnects(&self) -> Vec<Why> {
+        self.fx
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Reconnect(why) => Some(*why),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(super) fn wants(&self, what: impl Fn(&Effect) -> bool) -> bool {
         self.fx.iter().any(what)
     }
 
     /// From a request that was let in to its code.
-    fn to_code(&mut self, number: &str) {
+    pub(super) fn until_code(&mut self, number: &str) {
         let ticket = self.ticket();
         self.feed(Input::Journaled(ticket, true));
         let ticket = self.ticket();
@@ -136,7 +146,7 @@ impl Play {
         }));
     }
 
-    fn prepared(&self) -> Prepared {
+    pub(super) fn prepared(&self) -> Prepared {
         Prepared {
             row: self.row.clone().expect("a row"),
             replaced: None,
@@ -148,7 +158,7 @@ fn phone(number: &str) -> Phone {
     Phone::parse(number, Country::parse("RU").expect("RU")).expect("a number")
 }
 
-fn asker() -> Asker {
+pub(super) fn asker() -> Asker {
     Asker {
         by: By::Page,
         user_agent: None,
@@ -156,7 +166,7 @@ fn asker() -> Asker {
 }
 
 /// Epochs can only come from a store, so the rows here are of one.
-fn row(number: &str, linked: bool) -> LinkRow {
+pub(super) fn row(number: &str, linked: bool) -> LinkRow {
     let folder = tempfile::tempdir().expect("a folder");
     let store = Store::open(folder.path(), crate::store::Options::default()).expect("a store");
     let next = crate::store::NewLink {
@@ -177,8 +187,9 @@ fn row(number: &str, linked: bool) -> LinkRow {
     row
 }
 
-const A: &str = "+79001234567";
-const B: &str = "+79007654321";
+pub(super) const A: &str = "+79001234567";
+pub(super) const B: &str = "+79007654321";
+const C: &str = "+79005550011";
 
 #[test]
 fn a_request_goes_its_way_and_everybody_who_joins_gets_the_same_code() {
@@ -226,7 +237,7 @@ fn a_code_never_outlives_what_whatsapp_says_is_left() {
     play.feed(Input::Link(LinkEvent::Opened));
     play.feed(Input::Link(LinkEvent::Code {
         code: SecretText::new("ABCDEFGH".to_owned()),
-        left: Duration::from_secs(60),
+        left: Duration::from_mins(1),
     }));
     let code = play.machine.code(play.now).expect("shown");
     assert_eq!(code.deadline - play.now.mono, Duration::from_secs(50));
@@ -245,8 +256,8 @@ fn a_code_never_outlives_what_whatsapp_says_is_left() {
 fn after_its_grace_a_code_is_dead() {
     let mut play = Play::new();
     play.ask(A, None);
-    play.to_code(A);
-    play.wait(TTL - GRACE);
+    play.until_code(A);
+    play.wait(TTL.saturating_sub(GRACE));
     play.wait(GRACE);
     assert!(play.wants(|effect| matches!(effect, Effect::StopLink)));
     play.feed(Input::Link(LinkEvent::PhoneTookCode));
@@ -261,7 +272,7 @@ fn after_its_grace_a_code_is_dead() {
 fn while_the_phone_links_the_codes_clock_stands_and_another_runs() {
     let mut play = Play::new();
     play.ask(A, None);
-    play.to_code(A);
+    play.until_code(A);
     play.wait(Duration::from_secs(100));
     play.feed(Input::Link(LinkEvent::PhoneTookCode));
     let left =
@@ -283,7 +294,7 @@ fn while_the_phone_links_the_codes_clock_stands_and_another_runs() {
 fn a_store_that_cannot_commit_refuses_and_the_code_of_the_other_line_lives_on() {
     let mut play = Play::new();
     play.ask(A, None);
-    play.to_code(A);
+    play.until_code(A);
     let other = play.ask(B, None);
     let ticket = play.ticket();
     play.feed(Input::Journaled(ticket, false));
@@ -296,7 +307,7 @@ fn a_store_that_cannot_commit_refuses_and_the_code_of_the_other_line_lives_on() 
 fn a_phone_that_takes_the_code_while_another_line_is_being_recorded_wins() {
     let mut play = Play::new();
     play.ask(A, None);
-    play.to_code(A);
+    play.until_code(A);
     let other = play.ask(B, None);
     let ticket = play.ticket();
     play.feed(Input::Link(LinkEvent::PhoneTookCode));
@@ -359,7 +370,7 @@ fn a_live_link_goes_on_through_every_refusal() {
     assert!(play.wants(|effect| matches!(effect, Effect::Job(_, Job::Probe))));
     let ticket = play.ticket();
     assert_eq!(play.machine.state(), State::Connected);
-    play.feed(Input::Probed(ticket, false));
+    play.feed(Input::Probed(ticket, Err(Code::WhatsappUnreachable)));
     assert_eq!(play.refusal(silent), Some(Code::WhatsappUnreachable));
     assert_eq!(play.machine.state(), State::Connected);
 }
@@ -372,7 +383,7 @@ fn a_wipe_that_fails_after_the_telling_leaves_leftovers_for_the_next_try() {
     let ticket = play.ticket();
     play.feed(Input::Journaled(ticket, true));
     let ticket = play.ticket();
-    play.feed(Input::Probed(ticket, true));
+    play.feed(Input::Probed(ticket, Ok(())));
     let ticket = play.ticket();
     play.feed(Input::Prepared(
         ticket,
@@ -382,24 +393,144 @@ fn a_wipe_that_fails_after_the_telling_leaves_leftovers_for_the_next_try() {
         }),
     ));
     assert_eq!(play.refusal(waiter), Some(Code::StoreUnavailable));
+    assert!(
+        play.wants(|effect| matches!(effect, Effect::Reply(_, Err(error)) if error.reason == Some("told_not_wiped")))
+    );
     assert_eq!(play.machine.state(), State::LoggedOut);
+    // The store still believes in the link; whoever asks next, for whichever line, is not asked about it.
+    for number in [A, B] {
+        let waiter = play.ask(number, None);
+        assert_eq!(play.refusal(waiter), None, "{number}");
+        let ticket = play.ticket();
+        play.feed(Input::Journaled(ticket, true));
+        assert!(
+            play.wants(|effect| matches!(
+                effect,
+                Effect::Job(_, Job::Prepare { tell: false, old: Some(old), .. }) if old.ended.is_some()
+            )),
+            "{number}: {:?}",
+            play.fx
+        );
+        let ticket = play.ticket();
+        play.feed(Input::Prepared(
+            ticket,
+            Err(PrepareFailed {
+                told: false,
+                row: None,
+            }),
+        ));
+    }
+}
+
+#[test]
+fn a_request_that_is_refused_takes_nothing_from_one_that_is_being_checked() {
+    let mut play = Play::linked(A);
+    let link_id = play.row.as_ref().expect("a row").link_id.clone();
+    let confirmed = play.ask(B, Some(&link_id));
+    let ticket = play.ticket();
+    play.feed(Input::Journaled(ticket, true));
+    let probe = play.ticket();
+    let careless = play.ask(C, None);
+    assert_eq!(
+        play.refusal(careless),
+        Some(Code::ReplaceConfirmationRequired)
+    );
+    assert_eq!(play.refusal(confirmed), None);
+    play.over_budget = Some(100);
+    let spent = play.ask(C, Some(&link_id));
+    assert_eq!(play.refusal(spent), Some(Code::RateLimited));
+    assert_eq!(play.refusal(confirmed), None);
+    play.feed(Input::Probed(probe, Ok(())));
+    assert!(play.wants(|effect| matches!(effect, Effect::Job(_, Job::Prepare { .. }))));
+    // Nor from one that is being prepared.
+    let spent = play.ask(C, None);
+    assert_eq!(play.refusal(spent), Some(Code::RateLimited));
+    assert_eq!(play.refusal(confirmed), None);
+    assert_eq!(play.machine.phone(), Some("79007***321".to_owned()));
+}
+
+#[test]
+fn pictures_that_nobody_scans_are_no_fault_of_the_network() {
+    let mut play = Play::new();
+    play.ask(A, None);
+    let ticket = play.ticket();
+    play.feed(Input::Journaled(ticket, true));
+    let ticket = play.ticket();
+    play.row = Some(row(A, false));
+    play.feed(Input::Prepared(ticket, Ok(play.prepared())));
+    play.feed(Input::Link(LinkEvent::Opened));
+    play.feed(Input::Link(LinkEvent::CodeRefused(Refusal::NotAvailable)));
+    for _ in 1..QR_ROUNDS {
+        play.feed(Input::Link(LinkEvent::Closed(Close::Lost)));
+        assert_eq!(play.machine.state(), State::AwaitingScan);
+        let ticket = play.ticket();
+        play.feed(Input::Started(ticket, true));
+    }
+    play.feed(Input::Link(LinkEvent::Closed(Close::Lost)));
+    assert_eq!(play.machine.state(), State::Unlinked);
+    assert_eq!(play.machine.reason(), Some(Code::CodeNotAvailable));
+}
+
+#[test]
+fn a_store_that_does_not_take_the_acceptance_ends_the_linking_and_says_so() {
+    let mut play = Play::new();
+    play.ask(A, None);
+    play.until_code(A);
+    play.feed(Input::Link(LinkEvent::PhoneTookCode));
+    play.feed(Input::Link(LinkEvent::StoreTrouble));
+    assert_eq!(play.ended(), Some(EndReason::Failed));
+    assert!(play.wants(
+        |effect| matches!(effect, Effect::Error(error) if error.code == Code::StoreUnavailable)
+    ));
+    assert_eq!(play.machine.state(), State::Unlinked);
+    assert_eq!(play.machine.reason(), Some(Code::StoreUnavailable));
+}
+
+#[test]
+fn a_strangers_link_left_by_a_power_cut_is_told_to_go_before_it_is_wiped() {
+    let left_behind = || {
+        let mut play = Play::new();
+        let mut stranger = row(B, true);
+        stranger.ended = Some(crate::store::Ended {
+            at: 1,
+            reason: EndedReason::WrongPhone,
+        });
+        play.row = Some(stranger);
+        play.feed(Input::Boot(Ok(play.row.clone())));
+        assert_eq!(play.machine.reason(), Some(Code::WrongPhoneLinked));
+        play
+    };
+    let mut play = left_behind();
+    play.ask(A, None);
+    let ticket = play.ticket();
+    play.feed(Input::Journaled(ticket, true));
+    assert!(play.wants(|effect| matches!(effect, Effect::Job(_, Job::Prepare { tell: true, .. }))));
+    let mut play = left_behind();
+    play.feed(Input::Unlink(1, asker()));
+    assert!(play.wants(|effect| matches!(effect, Effect::Job(_, Job::Leave { tell: true, .. }))));
+    // A wipe that fails leaves it a stranger's: nothing connects it.
+    let ticket = play.ticket();
+    play.feed(Input::Left(ticket, Err(LeaveFailed { told: false })));
+    assert!(!play.wants(|effect| matches!(effect, Effect::Job(..))));
 }
 
 #[test]
 fn logged_out_is_decided_by_its_reason_never_by_its_name() {
     for (close, state, ended) in [
         (Close::LoggedOut, State::LoggedOut, true),
+        (Close::Removed, State::LoggedOut, true),
         (Close::Locked, State::Locked, false),
         (
-            Close::Banned(Some(Duration::from_secs(60))),
+            Close::Banned(Some(Duration::from_mins(1))),
             State::Banned,
             false,
         ),
-        (Close::Outdated, State::Outdated, false),
+        (Close::Banned(None), State::Banned, false),
         (Close::Replaced, State::Replaced, false),
         (Close::Refused(413), State::Failed, false),
         (Close::Lost, State::Reconnecting, false),
         (Close::TooFast, State::Reconnecting, false),
+        (Close::Outdated, State::Reconnecting, false),
     ] {
         let mut play = Play::linked(A);
         play.feed(Input::Link(LinkEvent::Closed(close)));
@@ -407,7 +538,7 @@ fn logged_out_is_decided_by_its_reason_never_by_its_name() {
         assert_eq!(
             play.wants(|effect| matches!(effect, Effect::End(_))),
             ended,
-            "{close:?}: credentials are destroyed only when they are dead"
+            "{close:?}: credentials are given up only when they are dead"
         );
     }
 }
@@ -425,11 +556,15 @@ fn a_replaced_link_rests_until_somebody_takes_it_back() {
 #[test]
 fn a_ban_ends_by_itself() {
     let mut play = Play::linked(A);
-    let ban = Duration::from_secs(3600);
+    let ban = Duration::from_hours(1);
     play.feed(Input::Link(LinkEvent::Closed(Close::Banned(Some(ban)))));
     assert_eq!(play.machine.until(), Some(play.now.wall + 3_600_000));
-    play.wait(ban);
+    play.wait(ban.saturating_sub(Duration::from_secs(1)));
+    assert_eq!(play.machine.state(), State::Banned);
+    play.wait(Duration::from_secs(1));
     assert!(play.wants(|effect| matches!(effect, Effect::Job(_, Job::Start))));
+    assert!(play.wants(|effect| matches!(effect, Effect::Halt(None))));
+    assert_eq!(play.reconnects(), [Why::BanOver]);
 }
 
 #[test]
@@ -437,13 +572,14 @@ fn a_restart_demand_while_linked_starts_anew_at_once() {
     let mut play = Play::linked(A);
     play.feed(Input::Link(LinkEvent::Closed(Close::Restart)));
     assert!(play.wants(|effect| matches!(effect, Effect::Job(_, Job::Start))));
+    assert_eq!(play.reconnects(), [Why::Restart]);
 }
 
 #[test]
 fn a_number_that_nobody_asked_for_is_unlinked_and_told() {
     let mut play = Play::new();
     play.ask(A, None);
-    play.to_code(A);
+    play.until_code(A);
     play.feed(Input::Link(LinkEvent::PairSuccess(Paired {
         phone: SecretText::new("79007654321".to_owned()),
         jid: SecretText::new("79007654321:1@s.whatsapp.net".to_owned()),
@@ -479,7 +615,7 @@ fn a_number_that_nobody_asked_for_is_unlinked_and_told() {
 fn the_answer_of_an_abandoned_job_changes_nothing() {
     let mut play = Play::linked(A);
     play.feed(Input::Journaled(4242, true));
-    play.feed(Input::Probed(4242, true));
+    play.feed(Input::Probed(4242, Ok(())));
     play.feed(Input::Started(4242, false));
     assert!(play.fx.is_empty());
     assert_eq!(play.machine.state(), State::Connected);

@@ -1,16 +1,18 @@
 //! Owns a link from the phone's acceptance on: made durable, first login, kept up, ended; and what time does.
 
 use super::{
-    Ask, Close, Code, Duration, Effect, EndReason, EndedReason, First, Fx, Halted, HaltedReason,
-    Job, LINKING, LOGIN, Leaving, LinkEvent, LinkRow, Machine, Now, Paired, Phase, Phone, RESTART,
-    Rest, Stage, State, Ticket, backoff, is_live,
+    Ask, BAN_LEAST, BAN_UNKNOWN, Close, Code, Duration, Effect, EndReason, EndedReason, First, Fx,
+    Halted, HaltedReason, Instant, Job, LINKING, LOGIN, Leaving, LinkEvent, LinkRow, Machine, Now,
+    Paired, Phase, Phone, RESTART, Rest, SEEN, STABLE, Stage, State, Ticket, Tries, UnixMs, Why,
+    backoff, is_live, later,
 };
+use crate::clock;
 
 impl Machine {
     pub(super) fn link_linked(mut self, event: &LinkEvent, now: Now, fx: &mut Fx) -> Self {
         let Phase::Linked {
             stage,
-            attempt,
+            tries,
             first,
         } = self.phase
         else {
@@ -20,41 +22,65 @@ impl Machine {
         match event {
             LinkEvent::Connected => {
                 if let Some(first) = first {
+                    let about = first.ask.about(now);
                     if first.wrong {
                         return self.leave(
                             Vec::new(),
                             Leaving::WrongPhone,
                             Some(first.ask.request.asker),
                             true,
+                            Some(about),
                             fx,
                         );
                     }
-                    fx.push(Effect::CodeEnded(EndReason::Linked));
+                    fx.push(Effect::CodeEnded(EndReason::Linked, about));
                 }
-                fx.push(Effect::Seen);
-                if let Some(row) = &mut self.row {
-                    row.last_connected = Some(now.wall);
-                }
+                self.seen(now, fx);
+                // The tries are forgotten only once it has stood for a while: one that falls at once is not a good one.
                 self.phase = Phase::Linked {
-                    stage: Stage::Up,
-                    attempt: 0,
+                    stage: Stage::Up {
+                        since: now.mono,
+                        touch: now.mono + SEEN,
+                    },
+                    tries,
                     first: None,
                 };
                 self
             }
             LinkEvent::Closed(close) => {
-                if matches!(stage, Stage::Up) {
-                    fx.push(Effect::Seen);
-                    if let Some(row) = &mut self.row {
-                        row.last_connected = Some(now.wall);
+                let (mut tries, mut began) = (tries, None);
+                match stage {
+                    Stage::Up { since, .. } => {
+                        self.seen(now, fx);
+                        if now.mono.saturating_duration_since(since) >= STABLE {
+                            tries = Tries::default();
+                        }
                     }
+                    Stage::Starting { began: at, .. } | Stage::Connecting { began: at, .. } => {
+                        began = Some(at);
+                    }
+                    Stage::Waiting { .. } | Stage::Renewing(_) => {}
                 }
-                self.link_closed(*close, attempt, first, now, fx)
+                self.link_closed(*close, tries, first, began, now, fx)
+            }
+            LinkEvent::StoreTrouble => {
+                if let Some(first) = &first {
+                    // The link itself is made and durable.
+                    fx.push(Effect::CodeEnded(EndReason::Linked, first.ask.about(now)));
+                }
+                if let Stage::Up { since, .. } = stage
+                    && now.mono.saturating_duration_since(since) >= STABLE
+                {
+                    self.trouble = 0;
+                }
+                // What could not be written is missing in what is stored: only a fresh client knows what is true.
+                fx.push(Effect::StopLink);
+                self.store_away(now)
             }
             _ => {
                 self.phase = Phase::Linked {
                     stage,
-                    attempt,
+                    tries,
                     first,
                 };
                 self
@@ -62,64 +88,104 @@ impl Machine {
         }
     }
 
+    fn seen(&mut self, now: Now, fx: &mut Fx) {
+        fx.push(Effect::Seen);
+        if let Some(row) = &mut self.row {
+            row.last_connected = Some(now.wall);
+        }
+    }
+
+    /// `began` is when the connection that closed was begun, where it never came to stand.
     pub(super) fn link_closed(
         mut self,
         close: Close,
-        attempt: u32,
+        tries: Tries,
         first: Option<First>,
+        began: Option<Instant>,
         now: Now,
         fx: &mut Fx,
     ) -> Self {
         let halt = |reason, until: Option<Duration>| Halted {
             at: now.wall,
             reason,
-            until: until
-                .map(|left| now.wall + i64::try_from(left.as_millis()).unwrap_or(i64::MAX / 2)),
+            until: until.map(|left| later(now, left)),
+        };
+        let again = Tries {
+            lost: tries.lost.saturating_add(1),
+            ..tries
         };
         let halted = match close {
-            Close::Restart => return self.connect(attempt, first, fx),
-            Close::Lost | Close::TooFast => {
-                let wait = if close == Close::TooFast {
-                    backoff::after_too_fast(attempt, self.jitter)
-                } else {
-                    backoff::after_loss(attempt, self.jitter)
+            // At once; but not for ever at once.
+            Close::Restart if tries.lost == 0 => {
+                return self.connect(again, first, Some(Why::Restart), now, fx);
+            }
+            Close::Restart | Close::Lost => {
+                fx.push(Effect::StopLink);
+                // Counted from when the attempt began: one that hung has waited already.
+                let spent = began.map_or(Duration::ZERO, |began| {
+                    now.mono.saturating_duration_since(began)
+                });
+                let wait = backoff::after_loss(tries.lost, self.jitter)
+                    .saturating_sub(spent)
+                    .max(backoff::after_loss(0, self.jitter));
+                return self.wait(wait, Why::Lost, again, first, now);
+            }
+            Close::TooFast => {
+                fx.push(Effect::StopLink);
+                let wait = backoff::after_too_fast(tries.throttled, self.jitter);
+                let again = Tries {
+                    throttled: tries.throttled.saturating_add(1),
+                    ..tries
                 };
+                return self.wait(wait, Why::TooFast, again, first, now);
+            }
+            Close::Outdated => {
+                fx.push(Effect::StopLink);
+                let ticket = self.job(Job::Renew, fx);
                 self.phase = Phase::Linked {
-                    stage: Stage::Waiting {
-                        until: now.mono + wait,
-                        until_wall: now.wall
-                            + i64::try_from(wait.as_millis()).unwrap_or(i64::MAX / 2),
-                    },
-                    attempt: attempt.saturating_add(1),
+                    stage: Stage::Renewing(ticket),
+                    tries: again,
                     first,
                 };
                 return self;
             }
-            Close::LoggedOut => {
+            Close::LoggedOut | Close::Removed => {
+                let reason = if close == Close::Removed {
+                    EndedReason::DeviceRemoved
+                } else {
+                    EndedReason::LoggedOut
+                };
                 fx.push(Effect::StopLink);
-                fx.push(Effect::End(EndedReason::LoggedOut));
+                fx.push(Effect::End(reason));
                 if let Some(row) = &mut self.row {
                     row.ended = Some(crate::store::Ended {
                         at: now.wall,
-                        reason: EndedReason::LoggedOut,
+                        reason,
                     });
                 }
-                if first.is_some() {
+                if let Some(first) = first {
                     // Cut off between acceptance and signature: WhatsApp never finished this link.
-                    fx.push(Effect::CodeEnded(EndReason::Failed));
+                    fx.push(Effect::CodeEnded(EndReason::Failed, first.ask.about(now)));
                     fx.push(Effect::Error(Code::WhatsappRejected.into()));
                     return self.rest(Rest::new(State::Unlinked, Some(Code::WhatsappRejected)));
                 }
                 return self.rest(Rest::new(State::LoggedOut, Some(Code::LoggedOut)));
             }
             Close::Locked => halt(HaltedReason::Locked, None),
-            Close::Banned(until) => halt(HaltedReason::Banned, until),
-            Close::Outdated => halt(HaltedReason::Outdated, None),
+            Close::Banned(left) => halt(
+                HaltedReason::Banned,
+                Some(left.unwrap_or(BAN_UNKNOWN).max(BAN_LEAST)),
+            ),
             Close::Replaced => halt(HaltedReason::Replaced, None),
             Close::Refused(_) => halt(HaltedReason::Failed, None),
         };
-        if first.is_some() {
-            fx.push(Effect::CodeEnded(EndReason::Failed));
+        self.halt(halted, first.as_ref(), now, fx)
+    }
+
+    /// The link must not be connected for now; its credentials are as good as before.
+    fn halt(mut self, halted: Halted, first: Option<&First>, now: Now, fx: &mut Fx) -> Self {
+        if let Some(first) = first {
+            fx.push(Effect::CodeEnded(EndReason::Failed, first.ask.about(now)));
         }
         fx.push(Effect::StopLink);
         if let Some(row) = &mut self.row {
@@ -127,6 +193,87 @@ impl Machine {
         }
         fx.push(Effect::Halt(Some(halted)));
         self.halted(&halted, now)
+    }
+
+    fn wait(
+        mut self,
+        wait: Duration,
+        why: Why,
+        tries: Tries,
+        first: Option<First>,
+        now: Now,
+    ) -> Self {
+        self.phase = Phase::Linked {
+            stage: Stage::Waiting {
+                until: now.mono + wait,
+                until_wall: later(now, wait),
+                why,
+            },
+            tries,
+            first,
+        };
+        self
+    }
+
+    /// What came of looking for a newer companion version.
+    pub(super) fn renewed(self, ticket: Ticket, newer: bool, now: Now, fx: &mut Fx) -> Self {
+        self.behind(|mut machine| match &mut machine.phase {
+            Phase::Linked {
+                stage: Stage::Renewing(ours),
+                tries,
+                first,
+            } if *ours == ticket => {
+                let (tries, first) = (*tries, first.take());
+                if newer {
+                    return machine.connect(tries, first, Some(Why::Update), now, fx);
+                }
+                let halted = Halted {
+                    at: now.wall,
+                    reason: HaltedReason::Outdated,
+                    until: None,
+                };
+                machine.halt(halted, first.as_ref(), now, fx)
+            }
+            Phase::Opening {
+                restarting, ask, ..
+            } if *restarting == Some(ticket) => {
+                if newer {
+                    // The ticket is the start's from here on.
+                    let start = Some(machine.job(Job::Start, fx));
+                    if let Phase::Opening { restarting, .. } = &mut machine.phase {
+                        *restarting = start;
+                    }
+                    return machine;
+                }
+                let waiters = std::mem::take(&mut ask.waiters);
+                fx.push(Effect::Reply(waiters, Err(Code::ClientOutdated.into())));
+                machine.refused_for_good(Close::Outdated, now, fx)
+            }
+            _ => machine,
+        })
+    }
+
+    /// A newer companion version is in use: whoever was too old tries again.
+    pub(super) fn new_version(self, now: Now, fx: &mut Fx) -> Self {
+        self.behind(|machine| {
+            if machine.state() != State::Outdated {
+                return machine;
+            }
+            if machine.row.as_ref().is_some_and(is_live) {
+                return machine.go_on(Why::Update, now, fx);
+            }
+            machine.rest(Rest::new(State::Unlinked, None))
+        })
+    }
+
+    /// A link that had to rest connects again.
+    pub(super) fn go_on(mut self, why: Why, now: Now, fx: &mut Fx) -> Self {
+        if let Some(row) = &mut self.row
+            && row.halted.take().is_some()
+        {
+            fx.push(Effect::Halt(None));
+        }
+        self.connect(Tries::default(), None, Some(why), now, fx)
     }
 
     pub(super) fn mark(mut self, ask: Ask, paired: Paired, now: Now, fx: &mut Fx) -> Self {
@@ -160,6 +307,7 @@ impl Machine {
         fx: &mut Fx,
     ) -> Self {
         let Phase::Marking {
+            ask,
             ticket: ours,
             marked,
             closed,
@@ -176,19 +324,21 @@ impl Machine {
             let closed = *closed;
             self.row = Some(row);
             if closed {
-                return self.first_login(fx);
+                return self.first_login(now, fx);
             }
-            self
-        } else {
-            // The phone lists a device whose keys did not become durable.
-            fx.push(Effect::CodeEnded(EndReason::Failed));
-            fx.push(Effect::Error(Code::StoreUnavailable.into()));
-            fx.push(Effect::StopLink);
-            self.rest(Rest::new(State::HalfLinked, Some(Code::HalfLinked)))
+            return self;
         }
+        // The phone lists a device whose keys did not become durable; or did they? What is stored is looked at anew.
+        fx.push(Effect::CodeEnded(EndReason::Failed, ask.about(now)));
+        fx.push(Effect::Error(Code::StoreUnavailable.into()));
+        fx.push(Effect::StopLink);
+        self.rest(Rest {
+            wake: Some(now.mono + clock::NAP),
+            ..Rest::new(State::HalfLinked, Some(Code::HalfLinked))
+        })
     }
 
-    pub(super) fn first_login(mut self, fx: &mut Fx) -> Self {
+    pub(super) fn first_login(mut self, now: Now, fx: &mut Fx) -> Self {
         let Phase::Marking {
             ask,
             wrong,
@@ -201,36 +351,44 @@ impl Machine {
         self.phase = Phase::Rest(Rest::new(State::Linking, None));
         let deadline = deadline + LINKING;
         self.connect(
-            0,
+            Tries::default(),
             Some(First {
                 ask,
                 wrong,
                 deadline,
             }),
+            None,
+            now,
             fx,
         )
     }
 
-    pub(super) fn started(mut self, ticket: Ticket, ok: bool, now: Now, fx: &mut Fx) -> Self {
+    pub(super) fn started(self, ticket: Ticket, ok: bool, now: Now, fx: &mut Fx) -> Self {
+        self.behind(|machine| machine.started_visible(ticket, ok, now, fx))
+    }
+
+    fn started_visible(mut self, ticket: Ticket, ok: bool, now: Now, fx: &mut Fx) -> Self {
         match &mut self.phase {
-            Phase::Linked {
-                stage,
-                attempt,
-                first,
-            } => {
-                if !matches!(stage, Stage::Starting(ours) if *ours == ticket) {
-                    return self;
-                }
+            Phase::Linked { stage, first, .. } => {
+                let began = match stage {
+                    Stage::Starting {
+                        ticket: ours,
+                        began,
+                    } if *ours == ticket => *began,
+                    _ => return self,
+                };
                 if ok {
                     *stage = Stage::Connecting {
+                        began,
                         deadline: now.mono + LOGIN,
                     };
                     return self;
                 }
-                let (attempt, first) = (*attempt, first.take());
-                self.phase = Phase::Rest(Rest::new(State::Reconnecting, None));
+                if let Some(first) = first {
+                    fx.push(Effect::CodeEnded(EndReason::Linked, first.ask.about(now)));
+                }
                 // The store does not give the credentials: it heals, so this is tried again.
-                self.link_closed(Close::Lost, attempt, first, now, fx)
+                self.store_away(now)
             }
             Phase::Opening {
                 restarting, ask, ..
@@ -250,60 +408,67 @@ impl Machine {
                 }
                 self.give_up(Some(Code::StoreUnavailable), fx)
             }
-            Phase::Recording { .. } | Phase::Probing { .. } => {
-                let (ask, ours, recording) = match self.phase {
-                    Phase::Recording {
-                        ask,
-                        ticket: t,
-                        back,
-                    } => {
-                        self.phase = *back;
-                        (ask, t, true)
-                    }
-                    Phase::Probing {
-                        ask,
-                        ticket: t,
-                        back,
-                    } => {
-                        self.phase = *back;
-                        (ask, t, false)
-                    }
-                    _ => unreachable!("matched above"),
-                };
-                let mut machine = self.started(ticket, ok, now, fx);
-                let back = Box::new(machine.phase);
-                machine.phase = if recording {
-                    Phase::Recording {
-                        ask,
-                        ticket: ours,
-                        back,
-                    }
-                } else {
-                    Phase::Probing {
-                        ask,
-                        ticket: ours,
-                        back,
-                    }
-                };
-                machine
-            }
             _ => self,
         }
     }
 
-    pub(super) fn timer(mut self, now: Now, fx: &mut Fx) -> Self {
-        if self.deadline().is_none_or(|at| at > now.mono) {
-            return self;
+    pub(super) fn timer(self, now: Now, fx: &mut Fx) -> Self {
+        self.behind(|machine| {
+            if machine.deadline().is_none_or(|at| at > now.mono) {
+                return machine.reaim(now, fx);
+            }
+            machine.timer_visible(now, fx)
+        })
+    }
+
+    /// Somebody may have set the wall's clock: what is told in its time is told anew.
+    fn reaim(mut self, now: Now, fx: &mut Fx) -> Self {
+        let moved = |told: UnixMs, at: Instant| {
+            let told_now = later(now, at.saturating_duration_since(now.mono));
+            ((told_now - told).abs() > clock::SET).then_some(told_now)
+        };
+        match &mut self.phase {
+            Phase::Rest(Rest {
+                until: Some(until),
+                wake: Some(wake),
+                ..
+            }) => {
+                if let Some(told) = moved(*until, *wake) {
+                    *until = told;
+                    if let Some(halted) = self.row.as_mut().and_then(|row| row.halted.as_mut()) {
+                        halted.at = halted
+                            .at
+                            .saturating_add(told - halted.until.unwrap_or(told));
+                        halted.until = Some(told);
+                        fx.push(Effect::Halt(Some(*halted)));
+                    }
+                }
+            }
+            Phase::Linked {
+                stage: Stage::Waiting {
+                    until, until_wall, ..
+                },
+                ..
+            } => {
+                if let Some(told) = moved(*until_wall, *until) {
+                    *until_wall = told;
+                }
+            }
+            _ => {}
         }
+        self
+    }
+
+    fn timer_visible(mut self, now: Now, fx: &mut Fx) -> Self {
         match &mut self.phase {
             Phase::Rest(rest) => {
                 rest.wake = None;
-                if self.row.as_ref().is_some_and(is_live) {
-                    if let Some(row) = &mut self.row {
-                        row.halted = None;
+                match rest.state {
+                    State::StoreUnavailable | State::HalfLinked => fx.push(Effect::Reboot),
+                    _ if self.row.as_ref().is_some_and(is_live) => {
+                        return self.go_on(Why::BanOver, now, fx);
                     }
-                    fx.push(Effect::Halt(None));
-                    return self.connect(0, None, fx);
+                    _ => return self.rest(Rest::new(State::Unlinked, None)),
                 }
                 self
             }
@@ -317,72 +482,59 @@ impl Machine {
             }
             Phase::Awaiting(awaiting) if !awaiting.hidden => {
                 awaiting.hidden = true;
-                fx.push(Effect::CodeEnded(EndReason::Expired));
+                fx.push(Effect::CodeEnded(
+                    EndReason::Expired,
+                    awaiting.ask.about(now),
+                ));
                 self
             }
             Phase::Awaiting(_) => self.give_up(None, fx),
-            Phase::Linking(_) => self.linking_failed(EndReason::Failed, None, fx),
+            Phase::Linking(linking) => {
+                fx.push(Effect::CodeEnded(EndReason::Failed, linking.ask.about(now)));
+                self.give_up(None, fx)
+            }
             Phase::Marking { marked: true, .. } => {
                 fx.push(Effect::StopLink);
-                self.first_login(fx)
+                self.first_login(now, fx)
             }
             Phase::Linked {
                 stage,
-                attempt,
+                tries,
                 first,
             } => {
-                if first
-                    .as_ref()
-                    .is_some_and(|first| first.deadline <= now.mono)
-                {
-                    let Some(first) = first.take() else {
-                        return self;
-                    };
-                    if first.wrong {
+                if let Some(over) = first.take_if(|first| first.deadline <= now.mono) {
+                    let about = over.ask.about(now);
+                    if over.wrong {
                         return self.leave(
                             Vec::new(),
                             Leaving::WrongPhone,
-                            Some(first.ask.request.asker),
+                            Some(over.ask.request.asker),
                             false,
+                            Some(about),
                             fx,
                         );
                     }
                     // The link is made and durable; only the network is not there.
-                    fx.push(Effect::CodeEnded(EndReason::Linked));
+                    fx.push(Effect::CodeEnded(EndReason::Linked, about));
                     return self;
                 }
                 match stage {
-                    Stage::Waiting { .. } => self.resume(fx),
-                    Stage::Connecting { .. } => {
-                        let (attempt, first) = (*attempt, first.take());
-                        fx.push(Effect::StopLink);
-                        self.link_closed(Close::Lost, attempt, first, now, fx)
+                    Stage::Waiting { .. } => self.resume(None, now, fx),
+                    Stage::Connecting { began, .. } => {
+                        let (began, tries, first) = (*began, *tries, first.take());
+                        self.link_closed(Close::Lost, tries, first, Some(began), now, fx)
                     }
-                    Stage::Starting(_) | Stage::Up => self,
+                    Stage::Up { touch, .. } => {
+                        *touch = now.mono + SEEN;
+                        self.seen(now, fx);
+                        self
+                    }
+                    Stage::Starting { .. } | Stage::Renewing(_) => self,
                 }
             }
-            Phase::Recording { .. } | Phase::Probing { .. } => {
-                let (ask, ticket, recording) = match self.phase {
-                    Phase::Recording { ask, ticket, back } => {
-                        self.phase = *back;
-                        (ask, ticket, true)
-                    }
-                    Phase::Probing { ask, ticket, back } => {
-                        self.phase = *back;
-                        (ask, ticket, false)
-                    }
-                    _ => unreachable!("matched above"),
-                };
-                let mut machine = self.timer(now, fx);
-                let back = Box::new(machine.phase);
-                machine.phase = if recording {
-                    Phase::Recording { ask, ticket, back }
-                } else {
-                    Phase::Probing { ask, ticket, back }
-                };
-                machine
-            }
-            Phase::Preparing { .. }
+            Phase::Recording { .. }
+            | Phase::Probing { .. }
+            | Phase::Preparing { .. }
             | Phase::Scanning { .. }
             | Phase::Marking { .. }
             | Phase::Leaving { .. } => self,

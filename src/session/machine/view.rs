@@ -1,7 +1,8 @@
 //! Owns what people see of a machine: state, reason, number, code, and when it wants to be woken.
 
 use super::{
-    Code, Instant, LinkRow, Linking, Machine, Now, PairingCode, Phase, Qr, Stage, State, UnixMs,
+    About, Code, Instant, LinkRow, Linking, Machine, Now, PairingCode, Phase, Qr, Stage, State,
+    UnixMs,
 };
 
 impl Machine {
@@ -55,6 +56,19 @@ impl Machine {
         code_of(visible(&self.phase), now)
     }
 
+    /// Whose code has been shown and has not ended: it ends with the program.
+    pub(in crate::session) fn open_code(&self, now: Now) -> Option<About> {
+        match visible(&self.phase) {
+            Phase::Awaiting(awaiting) if !awaiting.hidden => Some(awaiting.ask.about(now)),
+            Phase::Linking(linking) => Some(linking.ask.about(now)),
+            Phase::Marking { ask, .. } => Some(ask.about(now)),
+            Phase::Linked {
+                first: Some(first), ..
+            } => Some(first.ask.about(now)),
+            _ => None,
+        }
+    }
+
     pub(in crate::session) fn qr(&self) -> Option<&Qr> {
         self.qr.as_ref()
     }
@@ -71,7 +85,7 @@ impl Machine {
 
     /// Whether a preparation is under way, which an unlinking waits for.
     pub(in crate::session) fn is_preparing(&self) -> bool {
-        matches!(self.phase, Phase::Preparing { .. } | Phase::Probing { .. })
+        matches!(self.phase, Phase::Preparing { .. })
     }
 
     pub(super) fn request_open(&self) -> bool {
@@ -110,7 +124,8 @@ pub(super) fn state_of(phase: &Phase) -> State {
             State::Linking
         }
         Phase::Linked {
-            stage: Stage::Up, ..
+            stage: Stage::Up { .. },
+            ..
         } => State::Connected,
         Phase::Linked { .. } => State::Reconnecting,
         Phase::Leaving { was, .. } => *was,
@@ -133,9 +148,10 @@ pub(super) fn deadline_of(phase: &Phase) -> Option<Instant> {
         } => Some(*deadline),
         Phase::Linked { stage, first, .. } => {
             let stage = match stage {
-                Stage::Connecting { deadline } => Some(*deadline),
+                Stage::Connecting { deadline, .. } => Some(*deadline),
                 Stage::Waiting { until, .. } => Some(*until),
-                Stage::Starting(_) | Stage::Up => None,
+                Stage::Up { touch, .. } => Some(*touch),
+                Stage::Starting { .. } | Stage::Renewing(_) => None,
             };
             stage
                 .into_iter()

@@ -1,12 +1,14 @@
 //! Owns what else people can wish: cancel, reconnect, unlink.
 
+use super::ask::not_wiped;
 use super::{
-    Answer, Asker, Code, Effect, EndReason, EndedReason, Fx, Job, LeaveFailed, Leaving, Left,
-    Machine, Phase, Rest, Stage, State, Ticket, Waiter, is_linking, is_live, visible,
+    About, Answer, Asker, Code, Effect, EndReason, EndedReason, Fx, Job, LeaveFailed, Leaving,
+    Left, Machine, Now, Phase, Rest, Stage, State, Ticket, Tries, Waiter, Why, is_a_strangers,
+    is_linking, is_live, visible,
 };
 
 impl Machine {
-    pub(super) fn cancel(mut self, waiter: Waiter, fx: &mut Fx) -> Self {
+    pub(super) fn cancel(mut self, waiter: Waiter, now: Now, fx: &mut Fx) -> Self {
         if is_linking(visible(&self.phase)) {
             fx.push(Effect::Reply(
                 vec![waiter],
@@ -40,7 +42,10 @@ impl Machine {
             }
             Phase::Awaiting(awaiting) => {
                 if !awaiting.hidden {
-                    fx.push(Effect::CodeEnded(EndReason::Cancelled));
+                    fx.push(Effect::CodeEnded(
+                        EndReason::Cancelled,
+                        awaiting.ask.about(now),
+                    ));
                 }
                 self.give_up(None, fx)
             }
@@ -48,49 +53,66 @@ impl Machine {
         }
     }
 
-    pub(super) fn reconnect(mut self, waiter: Waiter, fx: &mut Fx) -> Self {
+    pub(super) fn reconnect(self, waiter: Waiter, now: Now, fx: &mut Fx) -> Self {
         fx.push(Effect::Reply(vec![waiter], Ok(Answer::Done)));
-        match &self.phase {
+        self.behind(|machine| match &machine.phase {
             Phase::Linked {
                 stage: Stage::Waiting { .. },
                 ..
-            } => self.resume(fx),
-            Phase::Rest(rest) if rest.state == State::StoreUnavailable => {
+            } => machine.resume(Some(Why::Asked), now, fx),
+            Phase::Rest(rest) if rest.wake.is_some() && rest.state != State::Banned => {
                 fx.push(Effect::Reboot);
-                self
+                machine
             }
-            Phase::Rest(_) if self.row.as_ref().is_some_and(is_live) => {
-                if let Some(row) = &mut self.row
-                    && row.halted.take().is_some()
-                {
-                    fx.push(Effect::Halt(None));
-                }
-                self.connect(0, None, fx)
+            Phase::Rest(_) if machine.row.as_ref().is_some_and(is_live) => {
+                machine.go_on(Why::Asked, now, fx)
             }
-            _ => self,
-        }
+            // There is no link to take up: the way to try again is to ask for a code.
+            Phase::Rest(rest)
+                if matches!(
+                    rest.state,
+                    State::Banned | State::Locked | State::Outdated | State::PasskeyRequired
+                ) =>
+            {
+                machine.rest(Rest::new(State::Unlinked, None))
+            }
+            _ => machine,
+        })
     }
 
-    /// Tries now instead of later.
-    pub(super) fn resume(mut self, fx: &mut Fx) -> Self {
-        let Phase::Linked { attempt, first, .. } = self.phase else {
+    /// Tries now, because the wait is over or somebody wants it.
+    pub(super) fn resume(mut self, asked: Option<Why>, now: Now, fx: &mut Fx) -> Self {
+        let Phase::Linked {
+            stage: Stage::Waiting { why, .. },
+            tries,
+            first,
+        } = self.phase
+        else {
             return self;
         };
         self.phase = Phase::Rest(Rest::new(State::Reconnecting, None));
-        self.connect(attempt, first, fx)
+        self.connect(tries, first, Some(asked.unwrap_or(why)), now, fx)
     }
 
-    pub(super) fn unlink(mut self, waiter: Waiter, asker: Asker, fx: &mut Fx) -> Self {
-        if self.phone_is_linking() {
+    pub(super) fn unlink(mut self, waiter: Waiter, asker: Asker, now: Now, fx: &mut Fx) -> Self {
+        if is_linking(visible(&self.phase)) {
             fx.push(Effect::Reply(
                 vec![waiter],
                 Err(Code::LinkingInProgress.into()),
             ));
             return self;
         }
+        if matches!(self.phase, Phase::Recording { .. } | Phase::Probing { .. }) {
+            let (ask, machine) = self.take_back();
+            fx.push(Effect::Reply(ask.waiters, Err(Code::Cancelled.into())));
+            self = machine;
+        }
         match &mut self.phase {
             Phase::Awaiting(awaiting) if !awaiting.hidden => {
-                fx.push(Effect::CodeEnded(EndReason::Cancelled));
+                fx.push(Effect::CodeEnded(
+                    EndReason::Cancelled,
+                    awaiting.ask.about(now),
+                ));
             }
             Phase::Opening { ask, .. } | Phase::Scanning { ask, .. } => {
                 let waiters = std::mem::take(&mut ask.waiters);
@@ -102,7 +124,7 @@ impl Machine {
             fx.push(Effect::Reply(vec![waiter], Ok(Answer::Done)));
             return self.give_up(None, fx);
         }
-        self.leave(vec![waiter], Leaving::Asked, Some(asker), true, fx)
+        self.leave(vec![waiter], Leaving::Asked, Some(asker), true, None, fx)
     }
 
     pub(super) fn leave(
@@ -111,12 +133,13 @@ impl Machine {
         why: Leaving,
         asker: Option<Asker>,
         tell: bool,
+        about: Option<About>,
         fx: &mut Fx,
     ) -> Self {
         let live = self
             .row
             .as_ref()
-            .is_some_and(|row| is_live(row) || why == Leaving::WrongPhone);
+            .is_some_and(|row| is_live(row) || is_a_strangers(row) || why == Leaving::WrongPhone);
         let was = match self.state() {
             State::AwaitingCodeEntry | State::AwaitingScan | State::Connecting => State::Unlinked,
             state => state,
@@ -134,6 +157,7 @@ impl Machine {
             waiters,
             was,
             why,
+            about,
             live,
         };
         self
@@ -143,12 +167,14 @@ impl Machine {
         mut self,
         ticket: Ticket,
         result: Result<Left, LeaveFailed>,
+        now: Now,
         fx: &mut Fx,
     ) -> Self {
         let Phase::Leaving {
             ticket: ours,
             waiters,
             why,
+            about,
             live,
             ..
         } = self.phase
@@ -158,7 +184,9 @@ impl Machine {
         debug_assert_eq!(ticket, ours, "one unlinking at a time");
         self.phase = Phase::Rest(Rest::new(State::Unlinked, None));
         if why == Leaving::WrongPhone {
-            fx.push(Effect::CodeEnded(EndReason::Failed));
+            if let Some(about) = about {
+                fx.push(Effect::CodeEnded(EndReason::Failed, about));
+            }
             fx.push(Effect::Error(Code::WrongPhoneLinked.into()));
         }
         match result {
@@ -174,14 +202,14 @@ impl Machine {
                 self.rest(Rest::new(State::Unlinked, reason))
             }
             Err(failed) => {
-                fx.push(Effect::Reply(waiters, Err(Code::StoreUnavailable.into())));
-                if !failed.told && why == Leaving::Asked && live {
+                fx.push(Effect::Reply(waiters, Err(not_wiped(failed.told))));
+                if !failed.told && why == Leaving::Asked && self.row.as_ref().is_some_and(is_live) {
                     // Nothing was told and nothing wiped: the link is as it was.
-                    return self.connect(0, None, fx);
+                    return self.connect(Tries::default(), None, None, now, fx);
                 }
                 if let Some(row) = &mut self.row {
                     row.ended.get_or_insert(crate::store::Ended {
-                        at: 0,
+                        at: now.wall,
                         reason: EndedReason::LoggedOut,
                     });
                 }

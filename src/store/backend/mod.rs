@@ -9,6 +9,8 @@ mod signal;
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use super::error::StoreError;
 use super::tx::{Reader, Rows, Scope, Writer};
 use super::{Epoch, Store};
@@ -22,6 +24,7 @@ pub struct EpochBackend {
     store: Store,
     session: Arc<str>,
     epoch: Epoch,
+    trouble: Arc<Notify>,
 }
 
 impl EpochBackend {
@@ -30,17 +33,32 @@ impl EpochBackend {
             store,
             session: Arc::from(session),
             epoch,
+            trouble: Arc::default(),
         }
+    }
+
+    /// Notified when the disk fails this link: whoever wrote has lost something, and must begin anew from what is
+    /// stored. An epoch that is over is no trouble.
+    #[must_use]
+    pub fn trouble(&self) -> Arc<Notify> {
+        Arc::clone(&self.trouble)
+    }
+
+    fn told<T>(&self, result: std::result::Result<T, StoreError>) -> Result<T> {
+        if let Err(StoreError::Disk) = result {
+            self.trouble.notify_one();
+        }
+        Ok(result?)
     }
 
     fn read<T>(
         &self,
         read: impl FnOnce(&Reader<'_>, &Scope) -> std::result::Result<T, StoreError>,
     ) -> Result<T> {
-        Ok(self.store.read(|rows| {
+        self.told(self.store.read(|rows| {
             let scope = rows.fence(&self.session, self.epoch)?;
             read(rows, &scope)
-        })?)
+        }))
     }
 
     async fn write<T: Send + 'static>(
@@ -50,13 +68,14 @@ impl EpochBackend {
         + 'static,
     ) -> Result<T> {
         let (session, epoch) = (Arc::clone(&self.session), self.epoch);
-        Ok(self
+        let result = self
             .store
             .write(move |writer| {
                 // Inside the transaction: whoever still holds this handle cannot bring anything back.
                 let scope = writer.fence(&session, epoch)?;
                 write(writer, &scope)
             })
-            .await?)
+            .await;
+        self.told(result)
     }
 }

@@ -1,11 +1,16 @@
 //! Owns the mapping between hidden ids and numbers, in both directions.
+//! A number may have had several hidden ids: the one updated last counts, whatever order they were told in.
 
 use whatsapp_rust::traits::LidPnMappingEntry;
 
 use super::Result;
+use crate::store::error::StoreError;
 use crate::store::record::{self, LidRecord};
 use crate::store::tables::Family;
 use crate::store::tx::{Rows, Scope, Writer};
+
+/// A row's name: the hash of a hidden id or of a number.
+type Name = [u8; 32];
 
 pub(in crate::store) fn by_lid(
     rows: &impl Rows,
@@ -20,10 +25,18 @@ pub(in crate::store) fn by_number(
     scope: &Scope,
     number: &str,
 ) -> Result<Option<LidPnMappingEntry>> {
-    match rows.get(scope.table(Family::PnMappings), &hash(scope, number))? {
-        None => Ok(None),
-        Some(name) => by_name(rows, scope, &name),
+    let mut newest: Option<LidPnMappingEntry> = None;
+    for name in names(rows, scope, &hash(scope, number))? {
+        let entry = by_name(rows, scope, &name)?.ok_or(StoreError::Damaged)?;
+        // Of two updated in the same second the one that was put last.
+        if newest
+            .as_ref()
+            .is_none_or(|newest| newest.updated_at <= entry.updated_at)
+        {
+            newest = Some(entry);
+        }
     }
+    Ok(newest)
 }
 
 pub(in crate::store) fn put(
@@ -33,17 +46,16 @@ pub(in crate::store) fn put(
 ) -> Result<()> {
     for entry in entries {
         let name = hash(scope, &entry.lid);
-        let numbers = scope.table(Family::PnMappings);
-        if let Some(old) = by_name(writer, scope, &name)?
-            && old.phone_number != entry.phone_number
-        {
-            let old = hash(scope, &old.phone_number);
-            // The old number may belong to another hidden id by now: that one keeps it.
-            if writer.get(numbers, &old)?.as_deref() == Some(&name[..]) {
-                writer.delete(numbers, &old)?;
-            }
+        if let Some(old) = by_name(writer, scope, &name)? {
+            let number = hash(scope, &old.phone_number);
+            let mut others = names(writer, scope, &number)?;
+            others.retain(|other| *other != name);
+            put_names(writer, scope, &number, &others)?;
         }
-        writer.put(numbers, &hash(scope, &entry.phone_number), &name)?;
+        let number = hash(scope, &entry.phone_number);
+        let mut all = names(writer, scope, &number)?;
+        all.push(name);
+        put_names(writer, scope, &number, &all)?;
         writer.put(scope.table(Family::LidMappings), &name, &encode(entry)?)?;
     }
     Ok(())
@@ -56,6 +68,27 @@ pub(in crate::store) fn all(rows: &impl Rows, scope: &Scope) -> Result<Vec<LidPn
             .map(entry)
             .collect(),
     )
+}
+
+/// The hidden ids of a number, by name, in the order they were put.
+fn names(rows: &impl Rows, scope: &Scope, number: &[u8]) -> Result<Vec<Name>> {
+    let bytes = rows
+        .get(scope.table(Family::PnMappings), number)?
+        .unwrap_or_default();
+    let (names, rest) = bytes.as_chunks();
+    if rest.is_empty() {
+        Ok(names.to_vec())
+    } else {
+        Err(StoreError::Damaged)
+    }
+}
+
+fn put_names(writer: &Writer<'_>, scope: &Scope, number: &[u8], names: &[Name]) -> Result<()> {
+    let table = scope.table(Family::PnMappings);
+    if names.is_empty() {
+        return writer.delete(table, number).map(|_| ());
+    }
+    writer.put(table, number, names.as_flattened())
 }
 
 fn by_name(rows: &impl Rows, scope: &Scope, name: &[u8]) -> Result<Option<LidPnMappingEntry>> {
@@ -89,6 +122,6 @@ fn entry(record: LidRecord) -> LidPnMappingEntry {
     }
 }
 
-fn hash(scope: &Scope, id: &str) -> [u8; 32] {
+fn hash(scope: &Scope, id: &str) -> Name {
     scope.name(&[id.as_bytes()])
 }

@@ -1,6 +1,6 @@
 //! Owns messages that are kept for a while: sent ones for a retry, received ones until they are committed.
 
-use super::{Result, count, take_before, timed};
+use super::{Result, before, count, timed};
 use crate::store::record::{self, TimedRecord};
 use crate::store::tables::Family;
 use crate::store::tx::{Rows, Scope, Writer};
@@ -92,7 +92,7 @@ pub(in crate::store) fn delete_before(
     kind: Kind,
     cutoff: i64,
 ) -> Result<u32> {
-    let names = take_before(writer, scope, kind.by_time(), cutoff)?;
+    let names = super::take(writer, scope, kind.by_time(), &before(cutoff))?;
     writer
         .delete_all(scope.table(kind.rows()), &names)
         .map(count)

@@ -28,18 +28,19 @@ fn timed(seconds: i64, name: &[u8]) -> Vec<u8> {
     [&sortable(seconds)[..], name].concat()
 }
 
-/// Names in an index whose time is before `end`; they are taken out of the index.
-fn take_before(
-    writer: &Writer<'_>,
-    scope: &Scope,
-    index: Family,
-    end: i64,
-) -> Result<Vec<Vec<u8>>> {
-    let end = sortable(end);
-    let keys = writer.delete_range(
-        scope.table(index),
-        (Bound::Unbounded, Bound::Excluded(&end[..])),
-    )?;
+/// The end of an index before the moment: whatever is of it comes after.
+fn before(seconds: i64) -> Vec<u8> {
+    sortable(seconds).to_vec()
+}
+
+/// The end of an index after the moment: no name is longer than a hash.
+fn through(seconds: i64) -> Vec<u8> {
+    timed(seconds, &[u8::MAX; 33])
+}
+
+/// Names in an index that come before `end`; they are taken out of the index.
+fn take(writer: &Writer<'_>, scope: &Scope, index: Family, end: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let keys = writer.delete_range(scope.table(index), (Bound::Unbounded, Bound::Excluded(end)))?;
     Ok(keys
         .into_iter()
         .filter_map(|key| key.get(8..).map(<[u8]>::to_vec))

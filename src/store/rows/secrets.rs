@@ -2,7 +2,7 @@
 
 use whatsapp_rust::traits::{MsgSecretEntry, merge_msg_secret_expiry, merge_msg_secret_message_ts};
 
-use super::{Result, count, take_before, timed};
+use super::{Result, count, take, through, timed};
 use crate::store::record::{self, MsgSecretRecord};
 use crate::store::tables::Family;
 use crate::store::tx::{Rows, Scope, Writer};
@@ -60,11 +60,11 @@ pub(in crate::store) fn delete_expired(
     scope: &Scope,
     cutoff: i64,
 ) -> Result<u32> {
-    let names = take_before(
+    let names = take(
         writer,
         scope,
         Family::MsgSecretsByDeadline,
-        cutoff.saturating_add(1),
+        &through(cutoff),
     )?;
     writer
         .delete_all(scope.table(Family::MsgSecrets), &names)

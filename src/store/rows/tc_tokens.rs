@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use whatsapp_rust::traits::TcTokenEntry;
 
-use super::{Result, sortable, timed};
+use super::{Result, through, timed};
 use crate::store::record::{self, TcTokenRecord};
 use crate::store::tables::Family;
 use crate::store::tx::{Rows, Scope, Writer};
@@ -73,8 +73,8 @@ pub(in crate::store) fn delete_expired(
     token_cutoff: i64,
     sender_cutoff: i64,
 ) -> Result<u32> {
-    // Whatever shows a sign of life at or after both is live for certain.
-    let end = sortable(token_cutoff.max(sender_cutoff));
+    // Whatever shows a sign of life after both is live for certain.
+    let end = through(token_cutoff.max(sender_cutoff));
     let candidates = writer.raw_range(
         &scope.table(Family::TcTokensByTime).name(),
         (Bound::Unbounded, Bound::Excluded(&end[..])),

@@ -10,7 +10,7 @@ fn status(state: State, last_connected: Option<i64>) -> Status {
         session: "salon".into(),
         state,
         name: "Salon".into(),
-        phone: None,
+        phone: last_connected.map(|_| "79001***567".into()),
         since: 0,
         last_connected,
         until: None,
@@ -29,7 +29,9 @@ fn ready_means_something_is_linked_and_nothing_linked_is_down() {
         on.clone(),
         status(State::AwaitingCodeEntry, None)
     ]));
-    assert!(is_ready(&[on.clone(), status(State::Failed, None)]));
+    for state in [State::Failed, State::Banned, State::Locked, State::Outdated] {
+        assert!(is_ready(&[on.clone(), status(state, None)]), "{state:?}");
+    }
     for state in [
         State::Reconnecting,
         State::LoggedOut,

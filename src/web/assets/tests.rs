@@ -1,5 +1,4 @@
 use super::*;
-use crate::phone::Country;
 
 #[test]
 fn the_page_is_told_the_language_and_the_country_of_the_settings() {
@@ -10,6 +9,10 @@ fn the_page_is_told_the_language_and_the_country_of_the_settings() {
     let house = house(&settings).expect("a file");
     let text = String::from_utf8(house.body.into_owned()).expect("text");
     assert!(text.contains("language: 'ru'") && text.contains("country: 'BR'"));
+    for group in ["1AGAI", "US", "7KZRU20EG", "44GB", "380UA"] {
+        assert!(text.contains(group), "{group} in {text}");
+    }
+    assert!(text.contains(r#"languages: {"en":"English","ru":"Русский"}"#));
 }
 
 #[test]
@@ -30,15 +33,43 @@ fn only_files_of_a_known_type_are_served() {
 
 #[test]
 fn all_files_together_are_light() {
-    let (mut whole, mut sent) = (0, 0);
+    let house = house(&WebSettings::new(Country::parse("RU").expect("a country")));
+    let house = house.expect("a file").body.len();
+    let (mut whole, mut sent) = (house, house);
     for name in Files::iter() {
         let found = find(&format!("/{name}")).expect("every file is of a known type");
         let asset = Asset::new(found);
+        if name == HOUSE.trim_start_matches('/') {
+            continue;
+        }
         whole += asset.body.len();
         sent += asset.gzipped.map_or(asset.body.len(), <[u8]>::len);
     }
     assert!(whole <= 60_000, "{whole} bytes");
     assert!(sent <= 30_000, "{sent} bytes gzipped");
+}
+
+#[test]
+fn what_only_authors_read_is_left_behind() {
+    let text = b"// Why.\n\tconst a = 'http://x'; // and\n\n\tb();\n";
+    let slim = slim::slim("js/a.js", text).expect("a script");
+    assert_eq!(slim, b"const a = 'http://x'; // and\nb();\n");
+    let style = slim::slim("a.css", b"/* One. */\na{}\n/* Two. */ b{}\n");
+    assert_eq!(style.as_deref(), Some(&b"a{}\n/* Two. */ b{}\n"[..]));
+    assert_eq!(slim::slim("i18n/en.json", b"{\n}"), None);
+}
+
+#[test]
+fn what_is_gzipped_is_what_would_be_sent_without() {
+    for name in Files::iter() {
+        let asset = Asset::new(find(&format!("/{name}")).expect("known"));
+        if let Some(mut gzipped) = asset.gzipped {
+            let mut plain = Vec::new();
+            std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&mut gzipped), &mut plain)
+                .expect("gzip");
+            assert_eq!(plain, *asset.body, "{name}");
+        }
+    }
 }
 
 #[test]

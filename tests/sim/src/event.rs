@@ -79,6 +79,8 @@ pub enum Step {
     Receipt,
     /// The client answered a ping of the server.
     Pong,
+    /// The client pinged the server; before the answer.
+    Ping,
     /// The phone's person unlinked a companion, or the companion logged itself out.
     Unlinked,
     /// A passkey demand was sent.
@@ -149,6 +151,10 @@ impl Log {
         self.changed.send_replace(seq);
     }
 
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     pub(crate) fn newest(&self) -> u64 {
         *self.changed.borrow()
     }
@@ -158,9 +164,13 @@ impl Log {
     }
 
     fn find(&self, after: u64, what: &dyn Fn(&Event) -> bool) -> Option<Event> {
-        self.lock()
-            .iter()
-            .find(|e| e.seq > after && what(e))
+        let events = self.lock();
+        // They count up without gaps, so what came before need not be looked at.
+        let first = events.front()?.seq;
+        let skip = usize::try_from((after + 1).saturating_sub(first)).ok()?;
+        events
+            .range(skip.min(events.len())..)
+            .find(|event| what(event))
             .cloned()
     }
 

@@ -101,6 +101,8 @@ pub enum Kick {
     },
     /// Demand a passkey. Strikes connections that wait for their code to be typed.
     Passkey,
+    /// Say nothing more and hear nothing more, as a server behind an address that has gone. The socket stays open.
+    FallSilent,
 }
 
 impl Kick {

@@ -8,9 +8,10 @@ use waproto::buffa::{Message as _, MessageField};
 use waproto::codec;
 use waproto::whatsapp::message::{
     AppStateSyncKey, AppStateSyncKeyData, AppStateSyncKeyFingerprint, AppStateSyncKeyId,
-    AppStateSyncKeyShare, DeviceSentMessage, ProtocolMessage, protocol_message,
+    AppStateSyncKeyShare, DeviceSentMessage, HistorySyncNotification, HistorySyncType,
+    ProtocolMessage, protocol_message,
 };
-use waproto::whatsapp::{self as wa, Message};
+use waproto::whatsapp::{self as wa, Message, MessageContextInfo};
 
 use crate::conn::signed_node;
 use crate::node::{leaf, now, three_bytes};
@@ -57,18 +58,56 @@ pub(crate) async fn text(
     device: u16,
     text: &str,
 ) -> Result<(String, Node), String> {
+    // Every message of a real phone carries a secret, which later edits and reactions refer to.
+    let secret = || {
+        MessageField::some(MessageContextInfo {
+            message_secret: Some(rand::random::<[u8; 32]>().to_vec()),
+            ..Default::default()
+        })
+    };
     let message = Message {
         device_sent_message: MessageField::some(DeviceSentMessage {
             destination_jid: Some(format!("{number}@s.whatsapp.net")),
             message: MessageField::some(Message {
                 conversation: Some(text.to_owned()),
+                message_context_info: secret(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        message_context_info: secret(),
+        ..Default::default()
+    };
+    seal(inner, number, device, &message, false).await
+}
+
+/// A piece of the phone's history, as it offers it to a new companion: inline, and as a file to be fetched.
+pub(crate) async fn history(
+    inner: &Arc<Inner>,
+    number: &str,
+    device: u16,
+    inline: Vec<u8>,
+) -> Result<(String, Node), String> {
+    let message = Message {
+        protocol_message: MessageField::some(ProtocolMessage {
+            r#type: Some(protocol_message::Type::HISTORY_SYNC_NOTIFICATION),
+            history_sync_notification: MessageField::some(HistorySyncNotification {
+                sync_type: Some(HistorySyncType::RECENT),
+                file_length: Some(1 << 20),
+                file_sha256: Some(rand::random::<[u8; 32]>().to_vec()),
+                file_enc_sha256: Some(rand::random::<[u8; 32]>().to_vec()),
+                media_key: Some(rand::random::<[u8; 32]>().to_vec()),
+                direct_path: Some("/v/sim-history".to_owned()),
+                chunk_order: Some(1),
+                progress: Some(50),
+                initial_hist_bootstrap_inline_payload: Some(inline),
                 ..Default::default()
             }),
             ..Default::default()
         }),
         ..Default::default()
     };
-    seal(inner, number, device, &message, false).await
+    seal(inner, number, device, &message, true).await
 }
 
 async fn seal(

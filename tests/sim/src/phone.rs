@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use wacore::pair::PairUtils;
 use wacore::pair_code::PairCodeUtils;
+use wacore_binary::Node;
 
 use crate::event::Step;
 use crate::fault::Kick;
@@ -192,9 +193,26 @@ impl Phone {
     /// Writes to itself from the phone, as "message yourself": a really encrypted message to one companion.
     /// Returns the message's id. The companion must be logged in and must have uploaded its pre-keys.
     pub async fn send_text(&self, device: u16, text: &str) -> Result<String, SendError> {
-        let inner = &self.sim.inner;
+        self.send(
+            device,
+            message::text(&self.sim.inner, &self.number, device, text),
+        )
+        .await
+    }
+
+    /// Offers a piece of its history to one companion, as a phone does after linking. Returns the message's id.
+    pub async fn send_history(&self, device: u16, inline: Vec<u8>) -> Result<String, SendError> {
+        let history = message::history(&self.sim.inner, &self.number, device, inline);
+        self.send(device, history).await
+    }
+
+    async fn send(
+        &self,
+        device: u16,
+        sealed: impl Future<Output = Result<(String, Node), String>>,
+    ) -> Result<String, SendError> {
         let orders = {
-            let mut world = inner.world();
+            let mut world = self.sim.inner.world();
             let linked = world
                 .device(&self.number, device)
                 .ok_or(SendError::NotLinked)?;
@@ -202,9 +220,7 @@ impl Phone {
             let handle = world.conns.get(&conn).ok_or(SendError::Offline)?;
             handle.orders.clone()
         };
-        let (id, stanza) = message::text(inner, &self.number, device, text)
-            .await
-            .map_err(SendError::Encryption)?;
+        let (id, stanza) = sealed.await.map_err(SendError::Encryption)?;
         let order = Order::Message {
             id: id.clone(),
             stanza,

@@ -292,6 +292,12 @@ impl Sim {
         self.inner.log.all()
     }
 
+    /// Time since it was started, as in [`Event::at`].
+    #[must_use]
+    pub fn uptime(&self) -> std::time::Duration {
+        self.inner.log.uptime()
+    }
+
     /// The sequence number of the newest event: what [`Sim::wait_for_after`] can start from.
     #[must_use]
     pub fn mark(&self) -> u64 {

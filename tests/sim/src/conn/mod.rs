@@ -276,6 +276,10 @@ impl Conn<'_> {
                 self.end(node::failure(*reason, *expire), format!("failure {reason}"))
                     .await
             }
+            Kick::FallSilent => loop {
+                // Read, so that its end is noticed; heard is nothing of it.
+                self.wire.frame().await?;
+            },
             Kick::RefreshCode { force_manual } => self.ask_for_new_code(*force_manual).await,
             Kick::Passkey => {
                 let id = self.fresh_id();

@@ -204,8 +204,10 @@ impl<'c> Session<'c> {
         let xmlns = attr(iq, "xmlns");
         let tag = first(iq).map_or("", |child| child.tag.as_ref());
         match (xmlns.as_str(), kind.as_str(), tag) {
-            ("w:p", "get", _) | ("passive", "set", "passive") => {
-                self.conn.answer(iq, Vec::new()).await
+            ("w:p", "get", _) => {
+                let verdict = self.conn.step(Step::Ping, "").await?;
+                self.conn.answer_as(verdict, iq, Vec::new()).await?;
+                Ok(())
             }
             ("passive", "set", "active") => self.on_active(iq).await,
             ("encrypt", "set", "rotate") => self.on_rotate(iq).await,

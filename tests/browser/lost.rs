@@ -1,0 +1,107 @@
+//! A server that goes away and comes back, and tabs beside each other: always the present truth, by itself.
+
+use crate::desk::Desk;
+use crate::rig::ANNA;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_outlives_a_restart_of_the_appliance_and_says_so_meanwhile() {
+    let mut desk = Desk::new().await;
+    desk.pin();
+    desk.outage = true;
+    desk.ask_for(ANNA).await;
+    desk.code().await;
+    desk.page.value("window.here = 1").await;
+    desk.rig.stop().await;
+    desk.page
+        .shows("#notice", "The connection is lost. Trying again")
+        .await;
+    desk.face("noserver").await;
+    desk.page
+        .shows("#trouble-h", "Hairpin does not answer")
+        .await;
+    desk.page.picture("lost-en-1280-light").await;
+    assert!(
+        desk.page
+            .title()
+            .await
+            .starts_with("Hairpin does not answer")
+    );
+    // The language is asked of the server, which is away: the page stays as it is.
+    desk.page.choose("#language", "ru").await;
+    desk.page
+        .until("document.getElementById('language').value === 'en'")
+        .await;
+
+    desk.rig.start().await;
+    // Codes live in memory: after a restart there is none, and the page must not show one.
+    desk.face("unlinked").await;
+    desk.page
+        .until("!document.getElementById('notice').textContent")
+        .await;
+    assert_eq!(
+        desk.page
+            .value("document.getElementById('code').dataset.code")
+            .await,
+        ""
+    );
+    desk.link(ANNA).await;
+
+    desk.rig.stop().await;
+    desk.face("noserver").await;
+    desk.rig.start().await;
+    desk.face("linked").await;
+    assert_eq!(
+        desk.page.value("window.here").await,
+        1,
+        "nobody had to reload"
+    );
+    assert_eq!(desk.page.text("#linked-phone").await, "79001***567");
+
+    // Whoever cannot wait presses the button.
+    desk.rig.stop().await;
+    desk.face("noserver").await;
+    desk.rig.start().await;
+    // By script: the page may be back by itself before a mouse could get there.
+    desk.page
+        .js("document.getElementById('trouble-action').click()", &[])
+        .await;
+    desk.face("linked").await;
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tabs_show_the_same_and_what_one_does_the_other_sees() {
+    let desk = Desk::new().await;
+    let page = &desk.page;
+    let [first, second] = page.second_tab().await;
+    page.go(&format!("http://{}/", desk.rig.address)).await;
+    desk.face("unlinked").await;
+    desk.ask_for(ANNA).await;
+    let code = desk.code().await;
+
+    page.turn_to(&first).await;
+    assert_eq!(desk.code().await, code, "one code, in both");
+    page.click("#cancel").await;
+    desk.face("unlinked").await;
+    page.turn_to(&second).await;
+    desk.face("unlinked").await;
+    assert!(
+        !page.text("main").await.contains("run out"),
+        "cancelled, not run out"
+    );
+
+    desk.link(ANNA).await;
+    page.turn_to(&first).await;
+    desk.face("linked").await;
+    page.click("#unlink").await;
+    page.click("#dialog-yes").await;
+    desk.face("unlinked").await;
+    page.turn_to(&second).await;
+    desk.face("unlinked").await;
+
+    page.click("#logout").await;
+    desk.face("login").await;
+    page.turn_to(&first).await;
+    desk.face("login").await;
+    desk.leave().await;
+}
