@@ -9,6 +9,7 @@ use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::app;
 use crate::config::Settings;
 use crate::exit::ExitError;
 use crate::store::{
@@ -71,7 +72,7 @@ impl Destination {
 /// When the store is in use, or the file is not a whole backup that the key opens; nothing is changed then.
 pub fn restore(settings: &Settings, file: &Path) -> Result<(), ExitError> {
     let folder = &settings.data_dir;
-    let credential = credential()?;
+    let credential = app::wrapping_key()?;
     let bytes = read_backup(file)?;
     let way = Backup::way(&bytes).map_err(|error| ExitError::wrong_use(error.to_string()))?;
     // Said before anybody types a passphrase in vain; it is held later.
@@ -111,7 +112,7 @@ pub fn restore(settings: &Settings, file: &Path) -> Result<(), ExitError> {
 pub fn start_over(settings: &Settings, yes: bool) -> Result<(), ExitError> {
     let folder = &settings.data_dir;
     let occupied = Occupied::take(folder).map_err(|error| ExitError::of_store(folder, &error))?;
-    let wrapping = credential()?;
+    let wrapping = app::wrapping_key()?;
     let state = match quietly(|| Store::look(folder, wrapping)) {
         Ok(store) => match store.verify() {
             Ok(report) => {
@@ -163,16 +164,6 @@ pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> T {
     let done = work();
     std::panic::set_hook(hook);
     done
-}
-
-/// The key that systemd gives, if it gives one.
-fn credential() -> Result<Option<WrappingKey>, ExitError> {
-    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    WrappingKey::from_folder(folder.as_deref()).map_err(|error| {
-        ExitError::wrong_use(format!(
-            "the credential hairpin-key cannot be used: {error}"
-        ))
-    })
 }
 
 fn read_backup(file: &Path) -> Result<Vec<u8>, ExitError> {

@@ -139,7 +139,7 @@ fn pack(rows: &Reader<'_>, now: i64) -> Result<Zeroizing<Vec<u8>>, StoreError> {
         if let Some(id) = app_sync::latest_key_id(rows, &scope)? {
             parts.part(Kind::LatestSyncKey, &session, id, Vec::new())?;
         }
-        for entry in lid::all(rows, &scope)? {
+        for entry in lid::all_in_order(rows, &scope)? {
             parts.part(Kind::LidMapping, &session, Vec::new(), lid::encode(&entry)?)?;
         }
     }

@@ -295,8 +295,22 @@ fn of_link(rows: &Reader<'_>, session: &str, link: &LinkRow) -> Result<LinkRepor
         contacts: 0,
         rows: 0,
     };
+    // Hidden ids that no number has named yet.
+    let mut nameless: HashSet<Vec<u8>> = HashSet::new();
     for family in Family::ALL {
         let count = each(rows, scope.table(family), |row, value| {
+            match family {
+                Family::LidMappings => _ = nameless.insert(row.to_vec()),
+                // Each of them is named once; the families are read in their order.
+                Family::PnMappings => {
+                    let (names, rest) = value.as_chunks::<32>();
+                    let each_once = names.iter().all(|name| nameless.remove(&name[..]));
+                    if !each_once || !rest.is_empty() {
+                        return false;
+                    }
+                }
+                _ => {}
+            }
             // A key that is another row's would never be found under its own name.
             if family == Family::SyncKeys && row != app_sync::LATEST {
                 return record::decode::<record::SyncKeyRecord>(value)
@@ -314,6 +328,12 @@ fn of_link(rows: &Reader<'_>, session: &str, link: &LinkRow) -> Result<LinkRepor
             _ => {}
         }
     }
+    if !nameless.is_empty() {
+        return Err(Flaw::Row {
+            table: scope.table(Family::PnMappings).name(),
+            what: "a contact's number is missing",
+        });
+    }
     Ok(report)
 }
 
@@ -329,17 +349,18 @@ fn decodes(family: Family, row: &[u8], value: &[u8]) -> bool {
         Family::Identities => by_name && value.len() == 32,
         Family::Sessions | Family::SenderKeys | Family::BaseKeys | Family::Groups => by_name,
         Family::SignalUsers | Family::SenderKeyDevicesByDevice => by_two_names && value.is_empty(),
-        Family::PreKeys => by_number && value.len() > 1,
-        Family::SignedPreKeys => by_number && !value.is_empty(),
+        // A mark leads every one-time key.
+        Family::PreKeys => by_number && !value.is_empty(),
+        Family::SignedPreKeys => by_number,
         // What names the newest of them; the others are looked at by name.
-        Family::SyncKeys => !value.is_empty(),
+        Family::SyncKeys => row == app_sync::LATEST,
         Family::SyncVersions => by_name && serde_json::from_slice::<HashState>(value).is_ok(),
-        Family::MutationMacs => by_two_names && !value.is_empty(),
+        Family::MutationMacs => by_two_names,
         Family::SenderKeyDevices => {
             by_two_names && record::decode::<record::SenderKeyDeviceRecord>(value).is_ok()
         }
         Family::LidMappings => by_name && record::decode::<record::LidRecord>(value).is_ok(),
-        Family::PnMappings => by_name && value.len() == 32,
+        Family::PnMappings => by_name && !value.is_empty(),
         Family::DeviceLists => by_name && record::decode::<record::DeviceListRecord>(value).is_ok(),
         Family::TcTokens => by_name && record::decode::<record::TcTokenRecord>(value).is_ok(),
         Family::SentMessages | Family::PendingInbound => {

@@ -59,7 +59,7 @@ fn report(folder: &Path) -> Report {
 }
 
 /// A store with one link and something of everything that a backup carries, or leaves.
-async fn filled(folder: &Path) -> Store {
+pub async fn filled(folder: &Path) -> Store {
     let store = open(folder);
     store
         .put_session("salon", "Салон «У Анны»", NOW)

@@ -649,9 +649,9 @@ async fn a_killed_appliances_socket_is_taken_over_and_a_live_ones_is_not() {
 }
 
 /// Somebody without any rights.
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         eprintln!("only root can become somebody else: not tried");

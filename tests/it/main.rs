@@ -2,6 +2,7 @@
 
 mod agree;
 mod backup;
+mod backup_cli;
 mod by_hand;
 mod control;
 mod control_link;
@@ -9,6 +10,7 @@ mod crowd;
 mod endurance;
 mod ghost;
 mod history;
+mod layouts;
 mod logins;
 mod monitoring;
 mod pairing;

@@ -1317,10 +1317,10 @@ async fn clocks() {
 }
 
 /// A small disk of its own, where this process may mount one.
-struct SmallDisk(tempfile::TempDir);
+pub struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn mount(size: &str) -> Option<Self> {
+    pub fn mount(size: &str) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         let mounted = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
@@ -1330,14 +1330,18 @@ impl SmallDisk {
         mounted.then_some(Self(folder))
     }
 
+    pub fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+
     /// Takes all the room there is.
-    fn fill(&self) {
+    pub fn fill(&self) {
         use std::io::Write;
         let mut filler = std::fs::File::create(self.0.path().join("filler")).expect("a file");
         while filler.write_all(&[0; 4096]).is_ok() {}
     }
 
-    fn free(&self) {
+    pub fn free(&self) {
         std::fs::remove_file(self.0.path().join("filler")).expect("removed");
     }
 }

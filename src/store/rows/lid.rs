@@ -70,6 +70,20 @@ pub(in crate::store) fn all(rows: &impl Rows, scope: &Scope) -> Result<Vec<LidPn
     )
 }
 
+/// All of them, those of one number in the order they were put.
+pub(in crate::store) fn all_in_order(
+    rows: &impl Rows,
+    scope: &Scope,
+) -> Result<Vec<LidPnMappingEntry>> {
+    let mut all = Vec::new();
+    for (number, _) in rows.all(scope.table(Family::PnMappings))? {
+        for name in names(rows, scope, &number)? {
+            all.push(by_name(rows, scope, &name)?.ok_or(StoreError::Damaged)?);
+        }
+    }
+    Ok(all)
+}
+
 /// The hidden ids of a number, by name, in the order they were put.
 fn names(rows: &impl Rows, scope: &Scope, number: &[u8]) -> Result<Vec<Name>> {
     let bytes = rows
