@@ -12,9 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::app;
 use crate::config::Settings;
 use crate::exit::ExitError;
-use crate::store::{
-    Backup, BackupKey, BackupWay, Hold, Occupied, OpenError, RestoreError, Store, WrappingKey,
-};
+use crate::store::{Backup, BackupKey, BackupWay, Hold, Occupied, OpenError, RestoreError, Store};
 use file::Target;
 
 /// Standard input or output instead of a file.

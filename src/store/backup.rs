@@ -19,7 +19,7 @@ use super::links::{self, LinkRow};
 use super::record::{self, BackupHeadRecord, BackupPartRecord, SessionRecord};
 use super::restore::Backup;
 use super::rows::{app_sync, device, lid, prekeys};
-use super::tables::{House, Table};
+use super::tables::{Family, House, Table};
 use super::tx::{Reader, Rows};
 use super::{SESSIONS, SETTINGS, Store};
 
@@ -124,6 +124,8 @@ fn pack(rows: &Reader<'_>, now: i64) -> Result<Zeroizing<Vec<u8>>, StoreError> {
             .fence(&session, link.epoch)
             .map_err(|_| StoreError::Damaged)?;
         parts.part(Kind::Link, &session, Vec::new(), value)?;
+        // A device under another name does not open there: it is not quietly left out.
+        rows.all(Table::Of(link.epoch, Family::Device))?;
         if let Some(device) = device::load(rows, &scope)? {
             let mut encoded = device::encode(&device)?;
             let encoded = std::mem::take(&mut *encoded);

@@ -115,8 +115,12 @@ fn holder_in(locks: &str, device: u64, inode: u64) -> Option<u32> {
     })
 }
 
-/// Refuses a store of a newer layout before anything opens it for writing: redb commits whenever it does.
-pub(super) fn refuse_newer(folder: &Path) -> Result<(), OpenError> {
+/// Refuses a store of a newer layout, or whose keys do not open, before anything opens it for writing: redb commits
+/// whenever it does, and such a store is another program's or another machine's.
+pub(super) fn refuse_untouched(
+    folder: &Path,
+    wrapping: Option<&WrappingKey>,
+) -> Result<(), OpenError> {
     let Some(hold) = Hold::on(folder)? else {
         return Ok(());
     };
@@ -126,8 +130,12 @@ pub(super) fn refuse_newer(folder: &Path) -> Result<(), OpenError> {
     };
     match birth::open_backend(&place, Overlay::over(hold.file)?) {
         Err(error @ OpenError::Newer(_)) => Err(error),
+        Ok(_) => match Keys::read(&aside::key_file(folder), wrapping.cloned()) {
+            Err(error @ (OpenError::KeysWrong | OpenError::KeysMissing)) => Err(error),
+            _ => Ok(()),
+        },
         // Whatever else is wrong is found, and said, where it is opened.
-        _ => Ok(()),
+        Err(_) => Ok(()),
     }
 }
 

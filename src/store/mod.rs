@@ -136,7 +136,7 @@ impl Store {
         if folder.exists() {
             aside::settle(folder)?;
         }
-        look::refuse_newer(folder)?;
+        look::refuse_untouched(folder, options.wrapping_key.as_ref())?;
         let (database, mut keys) = birth::open(&place, options.wrapping_key, options.create)?;
         let next_epoch = settle(&database, &mut keys)?;
         if let Err(error) = keys.rotate() {

@@ -36,14 +36,14 @@ fn new_link(number: &str, now: i64) -> NewLink {
     }
 }
 
-/// Every file of a folder, at any depth, with its bytes.
+/// Every file of a folder, at any depth, with its bytes; sockets have none.
 pub fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     for entry in std::fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
             all.extend(contents(&path));
-        } else {
+        } else if path.is_file() {
             let bytes = std::fs::read(&path).expect("readable");
             all.insert(path, bytes);
         }

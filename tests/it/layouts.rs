@@ -14,8 +14,8 @@ use hairpin::store::{
 use serde_json::Value;
 use tempfile::TempDir;
 use whatsapp_rust::traits::{
-    AppStateSyncKey, AppSyncStore, Backend, DeviceInfo, DeviceListRecord, DeviceStore,
-    LidPnMappingEntry, MsgSecretEntry, MsgSecretStore, ProtocolStore, SignalStore, TcTokenEntry,
+    AppStateSyncKey, Backend, DeviceInfo, DeviceListRecord, DeviceStore, LidPnMappingEntry,
+    MsgSecretEntry, ProtocolStore, SignalStore, TcTokenEntry,
 };
 use whatsapp_rust::wacore::appstate::hash::HashState;
 use whatsapp_rust::wacore::appstate::processor::AppStateMutationMAC;
@@ -106,13 +106,13 @@ fn mapping(lid: &str, updated_at: i64) -> LidPnMappingEntry {
 
 /// A row of every family, under a link that a simulated WhatsApp never saw.
 async fn write_all(rows: &dyn Backend) {
-    rows.put_identity("79002223344.0", [9; 32])
+    rows.put_identity("79002223344@c.us", [9; 32])
         .await
         .expect("put");
-    rows.put_session("79002223344.0", b"a ratchet")
+    rows.put_session("79002223344@c.us", b"a ratchet")
         .await
         .expect("put");
-    rows.put_sender_key("120363000000000001@g.us::79002223344.0", b"a sender key")
+    rows.put_sender_key("120363000000000001@g.us::79002223344@c.us", b"a sender key")
         .await
         .expect("put");
     rows.store_prekey(700, b"a one-time key", true)
@@ -150,7 +150,7 @@ async fn write_all(rows: &dyn Backend) {
     rows.put_lid_mappings(&[mapping("100000000000001", 3), mapping("100000000000002", 2)])
         .await
         .expect("put");
-    rows.save_base_key("79002223344.0", "3EB0AA01", b"a base key")
+    rows.save_base_key("79002223344@c.us", "3EB0AA01", b"a base key")
         .await
         .expect("saved");
     rows.update_device_list(DeviceListRecord {
@@ -192,10 +192,10 @@ async fn write_all(rows: &dyn Backend) {
 /// The same rows, as they are read.
 async fn read_all(rows: &dyn Backend) {
     assert_eq!(
-        rows.load_identity("79002223344.0").await.expect("read"),
+        rows.load_identity("79002223344@c.us").await.expect("read"),
         Some([9; 32])
     );
-    let session = rows.get_session("79002223344.0").await.expect("read");
+    let session = rows.get_session("79002223344@c.us").await.expect("read");
     assert_eq!(session.as_deref(), Some(&b"a ratchet"[..]));
     assert!(
         rows.has_signal_state_for_user("79002223344")
@@ -203,7 +203,7 @@ async fn read_all(rows: &dyn Backend) {
             .expect("read")
     );
     let sender_key = rows
-        .get_sender_key("120363000000000001@g.us::79002223344.0")
+        .get_sender_key("120363000000000001@g.us::79002223344@c.us")
         .await
         .expect("read");
     assert_eq!(sender_key.as_deref(), Some(&b"a sender key"[..]));
@@ -247,7 +247,7 @@ async fn read_all(rows: &dyn Backend) {
     let other = rows.get_lid_mapping("100000000000002").await.expect("read");
     assert_eq!(other.expect("a mapping").phone_number, "79002223344");
     assert!(
-        rows.has_same_base_key("79002223344.0", "3EB0AA01", b"a base key")
+        rows.has_same_base_key("79002223344@c.us", "3EB0AA01", b"a base key")
             .await
             .expect("read")
     );
@@ -466,7 +466,7 @@ async fn a_backup_of_every_released_layout_is_restored() {
         let second = store.backend("second", link(&store, "second").epoch);
         let contact = second.get_pn_mapping("79002223344").await.expect("read");
         assert_eq!(contact.expect("a mapping").lid, "100000000000001");
-        let session = second.get_session("79002223344.0").await.expect("read");
+        let session = second.get_session("79002223344@c.us").await.expect("read");
         assert_eq!(session, None);
         store.close().await;
     }
