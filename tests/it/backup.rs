@@ -12,10 +12,13 @@ use hairpin::store::{
 };
 use hairpin_sim::Step;
 use whatsapp_rust::traits::{
-    AppStateSyncKey, AppSyncStore, DeviceStore, LidPnMappingEntry, ProtocolStore, SignalStore,
+    AppStateSyncKey, AppSyncStore, Backend, DeviceStore, LidPnMappingEntry, ProtocolStore,
+    SignalStore,
 };
 
 use crate::rig::{ANNA, BORIS, Rig, open};
+use crate::store_calls::{Draw, traits};
+use crate::store_support::{self, seed};
 
 const NOW: i64 = 1_764_046_501_000;
 
@@ -277,6 +280,63 @@ async fn a_restored_store_holds_what_a_backup_carries_and_nothing_else() {
         .expect("replaced");
     assert!(wiped.link.expect("a link").epoch > row.epoch);
     store.close().await;
+}
+
+/// Everything that a backup carries of a link's rows but the device.
+async fn carried(rows: &dyn Backend) -> Vec<String> {
+    let mut lids: Vec<String> = rows
+        .get_all_lid_mappings()
+        .await
+        .expect("read")
+        .iter()
+        .map(|entry| format!("{entry:?}"))
+        .collect();
+    lids.sort();
+    let mut carried = vec![
+        format!("{lids:?}"),
+        format!("{:?}", rows.load_all_signed_prekeys().await.expect("read")),
+        format!("{:?}", rows.get_latest_sync_key_id().await.expect("read")),
+    ];
+    // Which of a number's hidden ids counts, too.
+    for number in ["79001234567", "7900123456", "79001234568", "5511987654321"] {
+        let mapping = rows.get_pn_mapping(number).await.expect("read");
+        carried.push(format!("{mapping:?}"));
+    }
+    for id in 0..12 {
+        let key = rows.get_sync_key(&[0, 0, 0, 1, id]).await.expect("read");
+        carried.push(format!("{key:?}"));
+    }
+    carried
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_link_may_store_is_sound_and_comes_back_as_far_as_a_backup_carries_it() {
+    let mut draw = Draw::new(seed());
+    for round in 0..5 {
+        let from = store_support::folder();
+        let store = open(from.path());
+        let rows = store_support::backend(&store, "salon").await;
+        for of in traits() {
+            for _ in 0..200 {
+                of.any(&mut draw).make(&rows).await.expect("done");
+            }
+        }
+        store.verify().expect("sound");
+        let before = carried(&*rows).await;
+        let sealed = store.backup(&credential(), NOW).expect("a backup");
+        store.close().await;
+        let to = store_support::folder();
+        let backup = Backup::open(&sealed, &credential()).expect("opened");
+        let restored = backup.restore(to.path(), None, NOW).await;
+        restored.expect("restored");
+        let store = open(to.path());
+        store.verify().expect("sound");
+        let row = store.link("salon").expect("read").expect("a link");
+        let after = carried(&store.backend("salon", row.epoch)).await;
+        assert_eq!(after, before, "round {round} from seed {}", seed());
+        assert!(before[0].len() > 2 && before[1].len() > 2, "{before:?}");
+        store.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
