@@ -18,6 +18,7 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -27,6 +28,9 @@ use super::keys;
 
 const BUILDING: &str = "hairpin.restore.new";
 const READY: &str = "hairpin.restore";
+/// How long somebody has a folder who only opens its store, and how often to look whether it is still so.
+const OPENING: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(5);
 /// The store's files.
 const PAIR: [&str; 2] = [keys::FILE, birth::FILE];
 
@@ -49,13 +53,21 @@ impl Occupied {
             }
             Err(error) => return Err(error.into()),
         };
-        match file.try_lock() {
-            Ok(()) => Ok(Self {
-                _folder: Some(file),
-            }),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse),
-            // A file system that locks no folders: the store's own lock must do.
-            Err(TryLockError::Error(_)) => Ok(Self { _folder: None }),
+        let patience = Instant::now() + OPENING;
+        loop {
+            match file.try_lock() {
+                Ok(()) => {
+                    return Ok(Self {
+                        _folder: Some(file),
+                    });
+                }
+                Err(TryLockError::WouldBlock) if Instant::now() < patience => {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => return Err(OpenError::InUse),
+                // A file system that locks no folders: the store's own lock must do.
+                Err(TryLockError::Error(_)) => return Ok(Self { _folder: None }),
+            }
         }
     }
 }

@@ -59,6 +59,10 @@ pub struct SlotReport {
 /// What is stored of a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each of which is said"
+)]
 pub struct LinkReport {
     /// Masked.
     pub phone: String,
