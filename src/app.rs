@@ -23,7 +23,7 @@ use crate::session::{
     self, Asker, CodeRequest, PairingCode, RequestError, SessionEvent, Sessions, State, Status,
     View,
 };
-use crate::store::{Occupied, OpenError, Options, Store, WrappingKey};
+use crate::store::{Disk, Folder, Occupied, OpenError, Options, Store, WrappingKey};
 use crate::web::{self, Counts, Web, WebSettings};
 use crate::words::Lang;
 use crate::{systemd, telemetry};
@@ -114,9 +114,18 @@ impl Appliance {
     /// # Errors
     /// What keeps it from starting, with its exit code.
     pub async fn start(settings: Settings) -> Result<Self, ExitError> {
+        let disk = Arc::new(Folder::new(&settings.data_dir));
+        Self::start_on(settings, disk).await
+    }
+
+    /// The same with the store on a disk of one's own; no setting leads here.
+    ///
+    /// # Errors
+    /// What keeps it from starting, with its exit code.
+    pub async fn start_on(settings: Settings, disk: Arc<dyn Disk>) -> Result<Self, ExitError> {
         let metrics = Arc::new(Metrics::new());
         let credential = wrapping_key()?;
-        let opened = open_store(&settings.data_dir, credential.clone(), &metrics).await?;
+        let opened = open_store(disk, credential.clone(), &metrics).await?;
         let access = Access::open(&settings.data_dir)
             .map_err(|error| ExitError::failed(error.to_string()))?;
         let access = Arc::new(access);
@@ -277,7 +286,7 @@ pub fn wrapping_key() -> Result<Option<WrappingKey>, ExitError> {
 
 /// The store, or why the page has to say that there is none. Another process's store is no page's affair.
 async fn open_store(
-    folder: &Path,
+    disk: Arc<dyn Disk>,
     wrapping_key: Option<WrappingKey>,
     metrics: &Arc<Metrics>,
 ) -> Result<Result<Store, OpenError>, ExitError> {
@@ -287,9 +296,10 @@ async fn open_store(
         on_commit: Some(Arc::new(move |took| timed.committed(took))),
         ..Options::default()
     };
+    let folder = disk.folder().to_owned();
     let patience = Instant::now() + HELD;
     let opened = loop {
-        match Store::open(folder, options.clone()) {
+        match Store::open_on(Arc::clone(&disk), options.clone()) {
             Err(OpenError::InUse) if Instant::now() < patience => {
                 tokio::time::sleep(HELD / 20).await;
             }
@@ -300,7 +310,7 @@ async fn open_store(
         Err(OpenError::InUse) => Err(ExitError::in_use(format!(
             "the store in {} is in use by {}; is the appliance running already? stop it first",
             folder.display(),
-            holder(folder)
+            holder(&folder)
         ))),
         // Without a folder there is no place for an access key either.
         Err(OpenError::Io(error)) if !folder.is_dir() => Err(ExitError::failed(format!(

@@ -109,54 +109,75 @@ impl Server {
 }
 
 async fn serve(listener: UnixListener, house: Arc<House>, mut stop: watch::Receiver<bool>) {
-    let room = Arc::new(Semaphore::new(MOST));
-    let mut talks = JoinSet::new();
+    let mut talks = Talks {
+        house,
+        room: Arc::new(Semaphore::new(MOST)),
+        under_way: JoinSet::new(),
+    };
     loop {
         let accepted = tokio::select! {
             () = stopped(&mut stop) => break,
             // What ended is not kept.
-            Some(_) = talks.join_next() => continue,
+            Some(_) = talks.under_way.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        match accepted {
+            Ok((stream, _)) => talks.begin(Talk::new(stream, stop.clone())),
             Err(error) => {
                 debug!(%error, "the control socket gave no connection");
                 tokio::time::sleep(PAUSE).await;
-                continue;
             }
-        };
-        let mut talk = Talk::new(stream, stop.clone());
+        }
+    }
+    // Whoever stood in the queue is told of the end too. Nobody can join it: the socket's name is gone.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, _)) = listener.accept() {
+            if stream.set_nonblocking(true).is_ok()
+                && let Ok(stream) = UnixStream::from_std(stream)
+            {
+                talks.begin(Talk::new(stream, stop.clone()));
+            }
+        }
+    }
+    let last = async { while talks.under_way.join_next().await.is_some() {} };
+    // Whoever does not listen is left without.
+    let _ = tokio::time::timeout(FAREWELL, last).await;
+}
+
+/// The terminals that are connected.
+struct Talks {
+    house: Arc<House>,
+    room: Arc<Semaphore>,
+    under_way: JoinSet<()>,
+}
+
+impl Talks {
+    /// Serves one more, or tells it why not.
+    fn begin(&mut self, mut talk: Talk) {
         let refusal = if let Some(user) = talk.stranger() {
             warn!(user, "another user tried the control socket");
-            Some(failure(
+            failure(
                 Code::Unauthorized,
                 "only root and the appliance's own user may use the control socket",
-            ))
-        } else if let Ok(place) = Arc::clone(&room).try_acquire_owned() {
-            let house = Arc::clone(&house);
-            talks.spawn(async move {
+            )
+        } else if let Ok(place) = Arc::clone(&self.room).try_acquire_owned() {
+            let house = Arc::clone(&self.house);
+            self.under_way.spawn(async move {
                 // Whoever is gone needs no answer.
                 let _ = converse(&house, talk).await;
                 drop(place);
             });
-            continue;
+            return;
         } else {
-            Some(failure(
+            failure(
                 Code::RateLimited,
                 "too many terminals are connected to the appliance; close one of them",
-            ))
+            )
         };
-        if let Some(refusal) = refusal {
-            talks.spawn(async move {
-                let _ = talk.send(&Answer::Failed(refusal)).await;
-            });
-        }
+        self.under_way.spawn(async move {
+            let _ = talk.send(&Answer::Failed(refusal)).await;
+        });
     }
-    drop(listener);
-    let last = async { while talks.join_next().await.is_some() {} };
-    // Whoever does not listen is left without.
-    let _ = tokio::time::timeout(FAREWELL, last).await;
 }
 
 /// The other side is gone, or does not keep to the form.

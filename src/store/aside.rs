@@ -18,7 +18,6 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -28,16 +27,13 @@ use super::keys;
 
 const BUILDING: &str = "hairpin.restore.new";
 const READY: &str = "hairpin.restore";
-/// How long somebody has a folder who only opens its store, and how often to look whether it is still so.
-const OPENING: Duration = Duration::from_millis(200);
-const PAUSE: Duration = Duration::from_millis(5);
 /// The store's files.
 const PAIR: [&str; 2] = [keys::FILE, birth::FILE];
 
 /// While this lives, no other command works on the folder's files as a whole, and no store in it is opened.
 #[derive(Debug)]
 pub struct Occupied {
-    _folder: Option<File>,
+    _folder: Option<Locked>,
 }
 
 impl Occupied {
@@ -53,22 +49,25 @@ impl Occupied {
             }
             Err(error) => return Err(error.into()),
         };
-        let patience = Instant::now() + OPENING;
-        loop {
-            match file.try_lock() {
-                Ok(()) => {
-                    return Ok(Self {
-                        _folder: Some(file),
-                    });
-                }
-                Err(TryLockError::WouldBlock) if Instant::now() < patience => {
-                    std::thread::sleep(PAUSE);
-                }
-                Err(TryLockError::WouldBlock) => return Err(OpenError::InUse),
-                // A file system that locks no folders: the store's own lock must do.
-                Err(TryLockError::Error(_)) => return Ok(Self { _folder: None }),
-            }
+        match file.try_lock() {
+            Ok(()) => Ok(Self {
+                _folder: Some(Locked(file)),
+            }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse),
+            // A file system that locks no folders: the store's own lock must do.
+            Err(TryLockError::Error(_)) => Ok(Self { _folder: None }),
         }
+    }
+}
+
+/// A file or folder under a lock.
+#[derive(Debug)]
+pub(super) struct Locked(pub(super) File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Closing alone would leave it locked for as long as a process that was just being started has a copy.
+        let _ = self.0.unlock();
     }
 }
 
@@ -77,7 +76,7 @@ impl Occupied {
 pub(super) struct Alone {
     _folder: Occupied,
     /// None where there is no store.
-    store: Option<File>,
+    store: Option<Locked>,
 }
 
 impl Alone {
@@ -92,14 +91,14 @@ impl Alone {
 }
 
 /// Locks a store as redb does, or says that there is none.
-fn lock(path: &Path) -> Result<Option<File>, OpenError> {
+fn lock(path: &Path) -> Result<Option<Locked>, OpenError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        Ok(()) => Ok(Some(Locked(file))),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse),
         Err(TryLockError::Error(error)) => Err(error.into()),
     }

@@ -2,21 +2,21 @@
 //! A kill inside redb's creation leaves a file that never opens again, so the file gets its name only when it is whole;
 //! the keys are durable before that.
 
-use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use redb::backends::FileBackend;
-use redb::{Builder, Database, DatabaseError, StorageBackend, StorageError, TableDefinition};
-use tracing::warn;
+use redb::{Builder, Database, DatabaseError, StorageBackend, TableDefinition};
 
 use super::Epoch;
+use super::disk::Disk;
 use super::error::OpenError;
 use super::keys::{self, Keys, WrappingKey};
+use super::overlay::Overlay;
+use super::settle::{Settled, settle};
 use super::tables::{House, Table};
-use super::tx::{KeyRing, Writer};
+use super::tx::Writer;
+use super::undo::{Header, Undoing};
 
 /// The store's name in the data folder.
 pub(crate) const FILE: &str = "hairpin.redb";
@@ -25,99 +25,117 @@ pub(super) const LAYOUT: u32 = 1;
 const BORN: &str = "hairpin.redb.new";
 
 /// Which store, and how it is opened.
-#[derive(Clone)]
 pub(super) struct Place {
-    pub(super) folder: PathBuf,
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) cache_bytes: usize,
+    pub(super) wrapping: Option<WrappingKey>,
+    /// What the file's first page was when it was last durable.
+    pub(super) header: Arc<Header>,
 }
 
-impl Place {
-    fn file(&self) -> PathBuf {
-        self.folder.join(FILE)
-    }
+/// An open store: checked, and nothing left half-done.
+pub(super) struct Opened {
+    pub(super) database: Database,
+    pub(super) keys: Keys,
+    pub(super) settled: Settled,
 }
 
 /// Opens the store, or makes it where there is none.
-pub(super) fn open(
-    place: &Place,
-    wrapping: Option<WrappingKey>,
-    create: bool,
-) -> Result<(Database, Keys), OpenError> {
-    if create {
-        fs::create_dir_all(&place.folder)?;
-    }
-    tighten(&place.folder, 0o700)?;
-    let key_file = place.folder.join(keys::FILE);
-    if !place.file().try_exists()? {
+pub(super) fn open(place: &Place, create: bool) -> Result<Opened, OpenError> {
+    if place.disk.size(FILE)?.is_none() {
         if !create {
             return Err(OpenError::Io(io::ErrorKind::NotFound.into()));
         }
-        // Without the store its keys open nothing; a birth that was cut short leaves them behind.
-        for stale in [place.folder.join(BORN), key_file.clone()] {
-            match fs::remove_file(stale) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            }
+        // A birth writes one key; more of them belonged to links, and their store may yet be put back.
+        if place
+            .disk
+            .size(keys::FILE)?
+            .is_some_and(|length| length > keys::BLOCK)
+        {
+            return Err(OpenError::Damaged(
+                "hairpin.redb is missing, but its keys are there",
+            ));
         }
-        return bear(place, &key_file, wrapping);
+        // A birth that was cut short leaves these behind; the key opens nothing.
+        place.disk.remove(BORN)?;
+        place.disk.remove(keys::FILE)?;
+        bear(place)?;
+    } else {
+        refuse_untouched(place)?;
     }
-    tighten(&place.file(), 0o600)?;
-    let database = open_database(place)?;
-    if key_file.try_exists()? {
-        tighten(&key_file, 0o600)?;
-    }
-    let keys = Keys::open(&key_file, wrapping)?;
-    Ok((database, keys))
+    open_again(place)
 }
 
-fn bear(
-    place: &Place,
-    key_file: &Path,
-    wrapping: Option<WrappingKey>,
-) -> Result<(Database, Keys), OpenError> {
-    let mut keys = Keys::create(key_file, wrapping)?;
-    keys.add(Epoch::HOUSE)?;
-    keys.sync()?;
-    let born = place.folder.join(BORN);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&born)?;
+/// Refuses a store of a newer layout, or whose keys do not open, before anything opens it for writing: redb commits
+/// whenever it does, and such a store is another program's or another machine's.
+fn refuse_untouched(place: &Place) -> Result<(), OpenError> {
+    let file = place.disk.open(FILE)?;
+    let length = file.len()?;
+    if length == 0 {
+        // redb would make a new database of it; said where it is opened.
+        return Ok(());
+    }
+    match open_backend(place, Overlay::over(file, length)) {
+        Err(error @ (OpenError::Newer(_) | OpenError::InUse)) => Err(error),
+        Ok(_) => match open_keys(place) {
+            Err(error @ (OpenError::KeysWrong | OpenError::KeysMissing)) => Err(error),
+            _ => Ok(()),
+        },
+        // Whatever else is wrong is found, and said, where it is opened.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Opens the store that is there.
+pub(super) fn open_again(place: &Place) -> Result<Opened, OpenError> {
+    // A name that a crash left in doubt is not in doubt any more when something is stored under it.
+    place.disk.sync()?;
+    let database = open_database(place)?;
+    let mut keys = open_keys(place)?;
+    let settled = settle(&database, &mut keys)?;
+    Ok(Opened {
+        database,
+        keys,
+        settled,
+    })
+}
+
+/// Opens the keys beside the store.
+pub(super) fn open_keys(place: &Place) -> Result<Keys, OpenError> {
+    match place.disk.open(keys::FILE) {
+        Ok(file) => Keys::open(file, place.wrapping.clone()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::KeysMissing),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn bear(place: &Place) -> Result<(), OpenError> {
+    let mut keys = Keys::create(place.disk.create(keys::FILE)?, place.wrapping.clone());
+    keys.add(&[Epoch::HOUSE])?;
+    let file = place.disk.create(BORN)?;
     let database = builder(place)
-        .create_with_backend(FileBackend::new(file).map_err(database_error)?)
+        .create_with_backend(Undoing::born(file))
         .map_err(database_error)?;
     first_commit(&database, &keys)?;
     database.close().map_err(database_error)?;
-    File::open(&born)?.sync_all()?;
-    sync_folder(&place.folder)?;
-    fs::rename(&born, place.file())?;
-    sync_folder(&place.folder)?;
-    Ok((open_database(place)?, keys))
+    // The key file's name, and this one's, before the store has its own.
+    place.disk.sync()?;
+    place.disk.rename(BORN, FILE)?;
+    place.disk.sync()?;
+    Ok(())
 }
 
 /// The layout's number is in the clear: a file of any later layout must be able to say so.
 const LAYOUT_TABLE: TableDefinition<&str, u32> = TableDefinition::new("layout");
 
 fn first_commit(database: &Database, keys: &Keys) -> Result<(), OpenError> {
-    let io = |_| OpenError::Io(io::Error::other("the first commit failed"));
-    let transaction = database
-        .begin_write()
-        .map_err(|error| io(redb::Error::from(error)))?;
-    {
-        let mut layout = transaction
-            .open_table(LAYOUT_TABLE)
-            .map_err(|error| io(redb::Error::from(error)))?;
-        layout
-            .insert("layout", LAYOUT)
-            .map_err(|error| io(redb::Error::from(error)))?;
-    }
-    let ring: KeyRing = keys
-        .get(Epoch::HOUSE)
-        .into_iter()
-        .map(|key| (Epoch::HOUSE, key))
-        .collect();
+    let transaction = database.begin_write().map_err(redb_error)?;
+    transaction
+        .open_table(LAYOUT_TABLE)
+        .map_err(redb_error)?
+        .insert("layout", LAYOUT)
+        .map_err(redb_error)?;
+    let ring = keys.ring();
     Writer::new(&transaction, &ring)
         .put(
             Table::House(House::Meta),
@@ -125,39 +143,26 @@ fn first_commit(database: &Database, keys: &Keys) -> Result<(), OpenError> {
             &1u64.to_be_bytes(),
         )
         .map_err(|error| OpenError::Io(io::Error::other(error)))?;
-    transaction
-        .commit()
-        .map_err(|error| io(redb::Error::from(error)))
+    transaction.commit().map_err(redb_error)
 }
 
 /// Opens an existing file: checked, with a small cache, and never made anew.
-pub(super) fn open_database(place: &Place) -> Result<Database, OpenError> {
-    // redb would create what is missing: never an empty start.
-    let path = place.file();
-    if fs::metadata(&path)?.len() == 0 {
-        return Err(OpenError::Damaged("the file is empty"));
-    }
-    known(builder(place).open(&path).map_err(database_error)?)
+fn open_database(place: &Place) -> Result<Database, OpenError> {
+    let file = place.disk.open(FILE)?;
+    open_backend(place, Undoing::new(file, Arc::clone(&place.header)))
 }
 
-/// Opens what a backend holds, in the same way.
+/// Opens what a backend holds, in the same way. redb would make a new store of an empty one: never an empty start.
 pub(super) fn open_backend(
     place: &Place,
     backend: impl StorageBackend,
 ) -> Result<Database, OpenError> {
-    if !backend.len().is_ok_and(|length| length > 0) {
-        return Err(OpenError::Damaged("the file is empty"));
-    }
     // redb asserts in places what a damaged file does not keep to.
     let database = catch_unwind(AssertUnwindSafe(|| {
         builder(place).create_with_backend(backend)
     }))
-    .map_err(|_| OpenError::Damaged("the file's checks fail"))?;
-    known(database.map_err(database_error)?)
-}
-
-/// A layout that this version knows.
-fn known(database: Database) -> Result<Database, OpenError> {
+    .map_err(|_| OpenError::Damaged("the file's checks fail"))?
+    .map_err(database_error)?;
     let layout = layout(&database)?;
     if layout > LAYOUT {
         return Err(OpenError::Newer(layout));
@@ -167,16 +172,11 @@ fn known(database: Database) -> Result<Database, OpenError> {
 
 fn layout(database: &Database) -> Result<u32, OpenError> {
     use redb::ReadableDatabase as _;
-    let damaged = |_| OpenError::Damaged("its layout cannot be read");
-    let transaction = database
-        .begin_read()
-        .map_err(|error| damaged(redb::Error::from(error)))?;
-    let table = transaction
-        .open_table(LAYOUT_TABLE)
-        .map_err(|error| damaged(redb::Error::from(error)))?;
+    let transaction = database.begin_read().map_err(redb_error)?;
+    let table = transaction.open_table(LAYOUT_TABLE).map_err(redb_error)?;
     table
         .get("layout")
-        .map_err(|error| damaged(redb::Error::from(error)))?
+        .map_err(redb_error)?
         .map(|layout| layout.value())
         .ok_or(OpenError::Damaged("it names no layout"))
 }
@@ -195,7 +195,15 @@ fn database_error(error: DatabaseError) -> OpenError {
             OpenError::InUse
         }
         DatabaseError::UpgradeRequired(_) => OpenError::Damaged("the file is of a foreign format"),
-        DatabaseError::Storage(StorageError::Io(error))
+        DatabaseError::RepairAborted => OpenError::Damaged("the file's checks fail"),
+        error => redb_error(error),
+    }
+}
+
+/// Whose fault it is: the disk's, for now, or the file's, for good.
+fn redb_error(error: impl Into<redb::Error>) -> OpenError {
+    match error.into() {
+        redb::Error::Io(error)
             if matches!(
                 error.kind(),
                 // No magic number, or the file ends before its own tables do.
@@ -206,24 +214,11 @@ fn database_error(error: DatabaseError) -> OpenError {
         {
             OpenError::Damaged("the file is not a store")
         }
-        DatabaseError::Storage(StorageError::Io(error)) => OpenError::Io(error),
-        DatabaseError::Storage(_) | DatabaseError::RepairAborted => {
-            OpenError::Damaged("the file's checks fail")
-        }
-        _ => OpenError::Damaged("the file cannot be opened"),
+        redb::Error::Io(error) => OpenError::Io(error),
+        error @ (redb::Error::PreviousIo
+        | redb::Error::Backend(_)
+        | redb::Error::DatabaseClosed
+        | redb::Error::LockPoisoned(_)) => OpenError::Io(io::Error::other(error)),
+        _ => OpenError::Damaged("the file's checks fail"),
     }
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Takes away what others may do with a file or folder; says so when there was something to take.
-pub(super) fn tighten(path: &Path, mode: u32) -> io::Result<()> {
-    let present = fs::metadata(path)?.mode() & 0o777;
-    if present & !mode != 0 {
-        warn!(path = %path.display(), was = format!("{present:o}"), now = format!("{mode:o}"), "others could read this; tightened");
-        fs::set_permissions(path, Permissions::from_mode(mode))?;
-    }
-    Ok(())
 }

@@ -97,7 +97,7 @@ pub enum Flaw {
     },
 }
 
-/// Why an operation on an open store failed. Nothing was changed.
+/// Why an operation on an open store failed. Nothing was changed, but for [`StoreError::NotErased`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The link this belongs to has been wiped or replaced.
@@ -115,6 +115,25 @@ pub enum StoreError {
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
+    /// The link is wiped for good, but its old key still lies on the disk; that is tried again until it works.
+    #[error("the link is wiped, but its old key is not overwritten yet")]
+    NotErased,
+    /// A fault of ours.
+    #[error("a fault of the program kept the store from doing this")]
+    Fault,
+}
+
+/// What a store that cannot be opened again answers.
+impl From<&OpenError> for StoreError {
+    fn from(error: &OpenError) -> Self {
+        match error {
+            OpenError::InUse | OpenError::Io(_) => Self::Disk,
+            OpenError::Damaged(_)
+            | OpenError::Newer(_)
+            | OpenError::KeysMissing
+            | OpenError::KeysWrong => Self::Damaged,
+        }
+    }
 }
 
 macro_rules! from_redb {

@@ -3,12 +3,10 @@
 //! A block is written and synced before the store names its epoch, and overwritten once the epoch is wiped.
 
 mod rotate;
+mod wrapping;
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aes_gcm::aead::{Aead, Payload};
@@ -17,96 +15,22 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::Epoch;
+use super::disk::DiskFile;
 use super::error::OpenError;
 use super::seal::{DataKey, Secret};
+use super::tx::KeyRing;
+
+pub use wrapping::WrappingKey;
 
 /// The file's name in the data folder.
 pub(crate) const FILE: &str = "hairpin.keys";
 /// A block is a page: a torn write of one leaves its neighbours alone.
-const BLOCK: u64 = 4096;
+pub(super) const BLOCK: u64 = 4096;
 /// What a used block holds: magic 4, flags 1, epoch 8, nonce 12, secret and tag 48, checksum 32.
 const USED: usize = 105;
 const MAGIC: &[u8; 4] = b"HPK1";
 const PLAIN: u8 = 1;
 const WRAPPED: u8 = 2;
-
-/// The key that systemd gives (`LoadCredentialEncrypted=hairpin-key`), under which secrets are wrapped;
-/// and the one before it, while it is being replaced.
-#[derive(Clone)]
-pub struct WrappingKey {
-    present: Zeroizing<[u8; 32]>,
-    old: Option<Zeroizing<[u8; 32]>>,
-}
-
-impl WrappingKey {
-    /// Derives it from the credential's bytes, whatever their number.
-    #[must_use]
-    pub fn from_credential(bytes: &[u8]) -> Self {
-        Self {
-            present: derived(bytes, &[b"hairpin wrap v1"]),
-            old: None,
-        }
-    }
-
-    /// The same, and what was wrapped under another credential opens as well.
-    #[must_use]
-    pub fn or_old(self, bytes: &[u8]) -> Self {
-        Self {
-            old: Some(derived(bytes, &[b"hairpin wrap v1"])),
-            ..self
-        }
-    }
-
-    /// Reads `$CREDENTIALS_DIRECTORY/hairpin-key`, if there is one, and `hairpin-key-old` beside it.
-    ///
-    /// # Errors
-    /// When one is there and cannot be read, or is shorter than 16 bytes.
-    pub fn from_folder(folder: Option<&Path>) -> io::Result<Option<Self>> {
-        let Some(folder) = folder else {
-            return Ok(None);
-        };
-        let read = |name: &str| match std::fs::read(folder.join(name)) {
-            Ok(bytes) if bytes.len() < 16 => Err(io::Error::other(format!(
-                "the credential {name} is shorter than 16 bytes"
-            ))),
-            Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        };
-        let Some(present) = read("hairpin-key")? else {
-            return Ok(None);
-        };
-        let key = Self::from_credential(&present);
-        Ok(Some(match read("hairpin-key-old")? {
-            Some(old) => key.or_old(&old),
-            None => key,
-        }))
-    }
-
-    /// What seals a backup's file key.
-    pub(super) fn for_backup(&self, salt: &[u8]) -> Zeroizing<[u8; 32]> {
-        derived(&*self.present, &[b"hairpin backup v1", salt])
-    }
-
-    /// What may have sealed a backup's file key.
-    pub(super) fn all_for_backup(&self, salt: &[u8]) -> Vec<Zeroizing<[u8; 32]>> {
-        [Some(&self.present), self.old.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|key| derived(&**key, &[b"hairpin backup v1", salt]))
-            .collect()
-    }
-}
-
-fn derived(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
-    Zeroizing::new(super::seal::hmac(key, parts))
-}
-
-impl std::fmt::Debug for WrappingKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("WrappingKey(***)")
-    }
-}
 
 /// What a block's secret lies under; the last is what it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,162 +43,198 @@ enum Under {
     Present,
 }
 
+/// What a block of the file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Block {
+    /// An epoch's secret. A rotation that was cut short leaves two of one epoch.
+    Used(Epoch, Under),
+    /// Zeros, durably.
+    Empty,
+    /// Neither, or not known to be durable: nobody's, to be overwritten.
+    Spoiled,
+}
+
 /// The open key file. Owned by the writer thread; readers get [`DataKey`]s.
 pub(super) struct Keys {
-    file: File,
-    path: PathBuf,
+    file: Box<dyn DiskFile>,
     wrapping: Option<WrappingKey>,
-    slots: HashMap<Epoch, u64>,
-    under: HashMap<Epoch, Under>,
-    /// Second blocks of an epoch, which a rotation that was cut short has left: they go with the first.
-    doubles: Vec<(Epoch, u64)>,
+    blocks: Vec<Block>,
     keys: HashMap<Epoch, Arc<DataKey>>,
-    free: Vec<u64>,
-    blocks: u64,
 }
 
 impl Keys {
-    /// A new, empty file; durable only once the folder is synced.
-    pub(super) fn create(path: &Path, wrapping: Option<WrappingKey>) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
-        Ok(Self {
+    /// Over a new, empty file; durable only once its folder is synced.
+    pub(super) fn create(file: Box<dyn DiskFile>, wrapping: Option<WrappingKey>) -> Self {
+        Self {
             file,
-            path: path.to_owned(),
             wrapping,
-            slots: HashMap::new(),
-            under: HashMap::new(),
-            doubles: Vec::new(),
+            blocks: Vec::new(),
             keys: HashMap::new(),
-            free: Vec::new(),
-            blocks: 0,
-        })
+        }
     }
 
-    /// Reads every block. A block that is neither used nor empty is damage, unless nothing names its epoch.
-    pub(super) fn open(path: &Path, wrapping: Option<WrappingKey>) -> Result<Self, OpenError> {
-        Self::load(OpenOptions::new().read(true).write(true), path, wrapping)
-    }
-
-    /// The same, for whoever changes nothing.
-    pub(super) fn read(path: &Path, wrapping: Option<WrappingKey>) -> Result<Self, OpenError> {
-        Self::load(OpenOptions::new().read(true), path, wrapping)
-    }
-
-    fn load(
-        how: &OpenOptions,
-        path: &Path,
+    /// Reads every block. What is neither a secret nor empty is nobody's, unless the store misses a key.
+    pub(super) fn open(
+        file: Box<dyn DiskFile>,
         wrapping: Option<WrappingKey>,
     ) -> Result<Self, OpenError> {
-        let file = match how.open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(OpenError::KeysMissing);
+        let length = file.len()?;
+        let mut keys = Self::create(file, wrapping);
+        for slot in 0..length.div_ceil(BLOCK) {
+            let mut page = empty();
+            let whole = length - slot * BLOCK >= BLOCK;
+            if whole {
+                keys.file.read(slot * BLOCK, &mut page)?;
             }
-            Err(error) => return Err(error.into()),
-        };
-        let blocks = file.metadata()?.len().div_ceil(BLOCK);
-        let mut keys = Self {
-            file,
-            path: path.to_owned(),
-            wrapping,
-            slots: HashMap::new(),
-            under: HashMap::new(),
-            doubles: Vec::new(),
-            keys: HashMap::new(),
-            free: Vec::new(),
-            blocks,
-        };
-        for slot in 0..blocks {
-            let mut block = Zeroizing::new([0; USED]);
-            if keys.file.read_exact_at(&mut *block, slot * BLOCK).is_err() {
+            let block = match page.first_chunk::<USED>().filter(|_| whole) {
                 // Cut short: a block that was never acknowledged.
-                keys.free.push(slot);
-                continue;
-            }
-            match keys.unwrap(&block)? {
-                Some((epoch, secret, under)) => {
-                    keys.found(epoch, slot, under);
-                    keys.keys
-                        .insert(epoch, Arc::new(DataKey::new(epoch, &secret)));
-                }
-                None => keys.free.push(slot),
-            }
+                None => Block::Spoiled,
+                Some(used) => match keys.unwrap(used)? {
+                    Some((epoch, secret, under)) => {
+                        keys.keys
+                            .insert(epoch, Arc::new(DataKey::new(epoch, &secret)));
+                        Block::Used(epoch, under)
+                    }
+                    None if page.iter().all(|byte| *byte == 0) => Block::Empty,
+                    None => Block::Spoiled,
+                },
+            };
+            keys.blocks.push(block);
         }
         Ok(keys)
     }
 
-    pub(super) fn get(&self, epoch: Epoch) -> Option<Arc<DataKey>> {
-        self.keys.get(&epoch).cloned()
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// All keys, for readers.
+    pub(super) fn ring(&self) -> KeyRing {
+        self.keys.clone()
     }
 
     /// The epochs that have a block.
     pub(super) fn epochs(&self) -> Vec<Epoch> {
-        self.slots.keys().copied().collect()
+        self.blocks
+            .iter()
+            .filter_map(|block| match block {
+                Block::Used(epoch, _) => Some(*epoch),
+                Block::Empty | Block::Spoiled => None,
+            })
+            .collect()
     }
 
-    /// Writes a new secret for the epoch. Not durable before [`Self::sync`].
-    pub(super) fn add(&mut self, epoch: Epoch) -> io::Result<()> {
+    /// Writes a new secret for each epoch; durable when this returns. After an error none of them has one.
+    pub(super) fn add(&mut self, epochs: &[Epoch]) -> io::Result<()> {
+        if epochs.is_empty() {
+            return Ok(());
+        }
+        let added = epochs
+            .iter()
+            .try_for_each(|epoch| self.write_secret(*epoch))
+            .and_then(|()| self.file.sync_data());
+        if added.is_err() {
+            for epoch in epochs {
+                self.keys.remove(epoch);
+                self.mark(*epoch, Block::Spoiled);
+            }
+        }
+        added
+    }
+
+    fn write_secret(&mut self, epoch: Epoch) -> io::Result<()> {
         let secret = Secret::random()?;
-        let slot = self.write(epoch, &secret)?;
-        self.slots.insert(epoch, slot);
-        self.under.insert(epoch, self.present());
+        self.write_block(epoch, &secret)?;
         self.keys
             .insert(epoch, Arc::new(DataKey::new(epoch, &secret)));
         Ok(())
     }
 
-    /// Writes a block where none is; where.
-    fn write(&mut self, epoch: Epoch, secret: &Secret) -> io::Result<u64> {
+    /// Writes a secret into an empty block.
+    fn write_block(&mut self, epoch: Epoch, secret: &Secret) -> io::Result<()> {
         let block = self.wrap(epoch, secret)?;
-        let slot = self.free.pop().unwrap_or(self.blocks);
+        let slot = self.free();
         // A whole block, so that the file's length is always a multiple of it.
-        let mut page = Zeroizing::new(vec![0; usize::try_from(BLOCK).unwrap_or(4096)]);
+        let mut page = empty();
         page[..USED].copy_from_slice(&*block);
-        if let Err(error) = self.file.write_all_at(&page, slot * BLOCK) {
-            if slot < self.blocks {
-                self.free.push(slot);
+        self.blocks[slot] = Block::Spoiled;
+        self.write(slot, &page)?;
+        self.blocks[slot] = Block::Used(epoch, self.present());
+        Ok(())
+    }
+
+    /// Overwrites the epochs' blocks; durable when this returns. After an error it may be asked again.
+    pub(super) fn erase(&mut self, epochs: &[Epoch]) -> io::Result<()> {
+        let mut slots = Vec::new();
+        for (slot, block) in self.blocks.iter().enumerate() {
+            if matches!(block, Block::Used(epoch, _) if epochs.contains(epoch)) {
+                slots.push(slot);
             }
-            return Err(error);
         }
-        self.blocks = self.blocks.max(slot + 1);
-        Ok(slot)
+        for epoch in epochs {
+            self.keys.remove(epoch);
+        }
+        self.overwrite(&slots)
     }
 
-    /// Overwrites the epoch's block. Not durable before [`Self::sync`].
-    pub(super) fn erase(&mut self, epoch: Epoch) -> io::Result<()> {
-        self.keys.remove(&epoch);
-        while let Some(at) = self.doubles.iter().position(|(of, _)| *of == epoch) {
-            self.clear(self.doubles[at].1)?;
-            self.doubles.swap_remove(at);
+    /// Overwrites every block that is not one of these epochs', and is not known to be empty. Syncs in any case:
+    /// what was overwritten before the program was killed looks as if it were durable.
+    pub(super) fn keep_only(&mut self, epochs: &[Epoch]) -> io::Result<()> {
+        self.keys.retain(|epoch, _| epochs.contains(epoch));
+        let slots: Vec<usize> = self
+            .blocks
+            .iter()
+            .enumerate()
+            .filter(|(_, block)| match block {
+                Block::Used(epoch, _) => !epochs.contains(epoch),
+                Block::Empty => false,
+                Block::Spoiled => true,
+            })
+            .map(|(slot, _)| slot)
+            .collect();
+        if slots.is_empty() {
+            return self.file.sync_data();
         }
-        let Some(&slot) = self.slots.get(&epoch) else {
+        self.overwrite(&slots)
+    }
+
+    /// Whether a block can be written now: tries it with an empty one.
+    pub(super) fn probe(&mut self) -> io::Result<()> {
+        let slot = self.free();
+        self.overwrite(&[slot])
+    }
+
+    /// Written and synced together: a sync that failed may have lost the write, so it is written again next time.
+    fn overwrite(&mut self, slots: &[usize]) -> io::Result<()> {
+        if slots.is_empty() {
             return Ok(());
-        };
-        self.clear(slot)?;
-        self.slots.remove(&epoch);
-        self.under.remove(&epoch);
+        }
+        let page = empty();
+        for slot in slots {
+            self.write(*slot, &page)?;
+        }
+        self.file.sync_data()?;
+        for slot in slots {
+            self.blocks[*slot] = Block::Empty;
+        }
         Ok(())
     }
 
-    /// Overwrites a block, which is free then.
-    fn clear(&mut self, slot: u64) -> io::Result<()> {
-        let page = vec![0; usize::try_from(BLOCK).unwrap_or(4096)];
-        self.file.write_all_at(&page, slot * BLOCK)?;
-        self.free.push(slot);
-        Ok(())
+    /// An empty block, at the end if there is none before.
+    fn free(&mut self) -> usize {
+        if let Some(slot) = self.blocks.iter().position(|block| *block == Block::Empty) {
+            return slot;
+        }
+        self.blocks.push(Block::Empty);
+        self.blocks.len() - 1
     }
 
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    fn mark(&mut self, epoch: Epoch, as_what: Block) {
+        for block in &mut self.blocks {
+            if matches!(block, Block::Used(of, _) if *of == epoch) {
+                *block = as_what;
+            }
+        }
+    }
+
+    fn write(&self, slot: usize, page: &[u8]) -> io::Result<()> {
+        self.file.write(slot as u64 * BLOCK, page)
     }
 
     fn wrap(&self, epoch: Epoch, secret: &Secret) -> io::Result<Zeroizing<[u8; USED]>> {
@@ -356,4 +316,9 @@ pub(super) fn epochs_in(file: &[u8]) -> impl Iterator<Item = Epoch> {
     file.chunks(usize::try_from(BLOCK).unwrap_or(4096))
         .filter(|block| block.len() >= USED)
         .filter_map(epoch_of)
+}
+
+/// A block of zeros.
+fn empty() -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(vec![0; usize::try_from(BLOCK).unwrap_or(4096)])
 }

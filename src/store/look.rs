@@ -1,29 +1,28 @@
 //! Owns looking into a store that no appliance runs on: for clients, which must never make or change one.
 //! The file is read into memory under the lock and opened there, so that even a repair touches no disk.
 
-use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
 use redb::StorageBackend as _;
 use redb::backends::InMemoryBackend;
 
-use super::aside;
+use super::aside::{self, Locked};
 use super::birth::{self, Place};
+use super::disk::Folder;
 use super::error::OpenError;
 use super::keys::{Keys, WrappingKey};
-use super::overlay::Overlay;
+use super::settle::census;
 use super::writer::Shared;
-use super::{Options, Store, census};
+use super::{Options, Store};
 
 /// While this lives no appliance can start on the store.
 #[derive(Debug)]
 pub struct Hold {
-    file: File,
+    file: Locked,
 }
 
 impl Hold {
@@ -39,7 +38,7 @@ impl Hold {
         };
         // The lock that redb takes for itself alone when it opens a file for writing.
         match file.try_lock_shared() {
-            Ok(()) => Ok(Some(Self { file })),
+            Ok(()) => Ok(Some(Self { file: Locked(file) })),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse),
             Err(TryLockError::Error(error)) => Err(error.into()),
         }
@@ -53,36 +52,28 @@ impl Store {
     /// Why it cannot be looked into; without a store an [`OpenError::Io`] of kind `NotFound`.
     pub fn look(folder: &Path, wrapping: Option<WrappingKey>) -> Result<Self, OpenError> {
         let place = Place {
-            folder: folder.to_owned(),
+            disk: Arc::new(Folder::new(folder)),
             cache_bytes: Options::default().cache_bytes,
+            wrapping: wrapping.clone(),
+            header: Arc::default(),
         };
         let mut hold = Hold::on(folder)?.ok_or(io::Error::from(io::ErrorKind::NotFound))?;
-        let mut bytes = Vec::new();
-        hold.file.read_to_end(&mut bytes)?;
-        let keys = Keys::read(&aside::key_file(folder), wrapping)?;
+        let store = in_memory(&mut hold.file.0)?;
+        if store.len()? == 0 {
+            return Err(OpenError::Damaged("the file is empty"));
+        }
+        let keys = match File::open(aside::key_file(folder)) {
+            Ok(mut file) => Keys::open(Box::new(in_memory(&mut file)?), wrapping)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(OpenError::KeysMissing);
+            }
+            Err(error) => return Err(error.into()),
+        };
         drop(hold);
-        let backend = InMemoryBackend::new();
-        let foreign = |_| OpenError::Damaged("the file is not a store");
-        backend
-            .set_len(bytes.len() as u64)
-            .and_then(|()| backend.write(0, &bytes))
-            .map_err(foreign)?;
-        drop(bytes);
-        let database = birth::open_backend(&place, backend)?;
+        let database = birth::open_backend(&place, store)?;
         census(&database, &keys)?;
-        let ring: HashMap<_, _> = keys
-            .epochs()
-            .into_iter()
-            .filter_map(|epoch| keys.get(epoch).map(|key| (epoch, key)))
-            .collect();
         Ok(Self {
-            shared: Arc::new(Shared {
-                database: RwLock::new(Some(database)),
-                keys: RwLock::new(ring),
-                closed: AtomicBool::new(false),
-                place,
-                on_commit: None,
-            }),
+            shared: Arc::new(Shared::new(database, keys.ring(), place, None)),
             jobs: Arc::new(RwLock::new(None)),
             thread: Arc::new(Mutex::new(None)),
         })
@@ -95,6 +86,16 @@ impl Store {
         let locks = std::fs::read_to_string("/proc/locks").ok()?;
         holder_in(&locks, file.dev(), file.ino())
     }
+}
+
+/// A copy that may be changed.
+fn in_memory(file: &mut File) -> io::Result<InMemoryBackend> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let memory = InMemoryBackend::new();
+    memory.set_len(bytes.len() as u64)?;
+    memory.write(0, &bytes)?;
+    Ok(memory)
 }
 
 /// Reads lines as in `4: FLOCK  ADVISORY  WRITE 4711 fe:01:1234567 0 EOF`.
@@ -113,30 +114,6 @@ fn holder_in(locks: &str, device: u64, inode: u64) -> Option<u32> {
         let process = line.split_whitespace().nth(4)?.parse().ok()?;
         (is_ours && process != 0).then_some(process)
     })
-}
-
-/// Refuses a store of a newer layout, or whose keys do not open, before anything opens it for writing: redb commits
-/// whenever it does, and such a store is another program's or another machine's.
-pub(super) fn refuse_untouched(
-    folder: &Path,
-    wrapping: Option<&WrappingKey>,
-) -> Result<(), OpenError> {
-    let Some(hold) = Hold::on(folder)? else {
-        return Ok(());
-    };
-    let place = Place {
-        folder: folder.to_owned(),
-        cache_bytes: Options::default().cache_bytes,
-    };
-    match birth::open_backend(&place, Overlay::over(hold.file)?) {
-        Err(error @ OpenError::Newer(_)) => Err(error),
-        Ok(_) => match Keys::read(&aside::key_file(folder), wrapping.cloned()) {
-            Err(error @ (OpenError::KeysWrong | OpenError::KeysMissing)) => Err(error),
-            _ => Ok(()),
-        },
-        // Whatever else is wrong is found, and said, where it is opened.
-        Err(_) => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod backend;
 mod backup;
 mod birth;
 mod check;
+mod disk;
 mod envelope;
 mod error;
 mod journal;
@@ -17,32 +18,35 @@ mod record;
 mod restore;
 mod rows;
 mod seal;
+mod settle;
+mod sweep;
 mod tables;
 mod tx;
+mod undo;
 mod writer;
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use redb::ReadableDatabase as _;
 use tokio::sync::oneshot;
 
 use record::SessionRecord;
 use tables::{House, Table};
-use tx::{KeyRing, Reader, Rows, Writer};
-use writer::{Job, Shared};
+use tx::{Reader, Rows, Writer};
+use writer::{Job, Message, Shared};
 
 pub use aside::Occupied;
 pub(crate) use aside::dated;
 pub use backend::EpochBackend;
 pub(crate) use birth::FILE;
 pub use check::{LinkReport, Report, SlotReport};
+pub use disk::{Disk, DiskFile, Folder};
 pub use envelope::{BackupKey, BackupWay};
 pub use error::{BackupError, Flaw, OpenError, RestoreError, StoreError};
 pub use journal::{JournalEntry, JournalWhat};
@@ -117,7 +121,7 @@ pub struct Store {
     shared: Arc<Shared>,
     /// Unbounded: a writer waits for its answer, so what is queued is what is awaited.
     /// Taken away when the store is closed.
-    jobs: Arc<RwLock<Option<mpsc::Sender<Job>>>>,
+    jobs: Arc<RwLock<Option<mpsc::Sender<Message>>>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -127,40 +131,42 @@ impl Store {
     /// # Errors
     /// Why it cannot be opened; the files are then as they were.
     pub fn open(folder: &Path, options: Options) -> Result<Self, OpenError> {
+        Self::open_on(Arc::new(Folder::new(folder)), options)
+    }
+
+    /// The same on a disk of one's own.
+    ///
+    /// # Errors
+    /// Why it cannot be opened; the files are then as they were.
+    pub fn open_on(disk: Arc<dyn Disk>, options: Options) -> Result<Self, OpenError> {
         let place = birth::Place {
-            folder: folder.to_owned(),
+            disk,
             cache_bytes: options.cache_bytes,
+            wrapping: options.wrapping_key,
+            header: Arc::default(),
         };
-        // A restore or a start-over is not to be met half-way.
-        let occupied = Occupied::take(folder)?;
-        if folder.exists() {
-            aside::settle(folder)?;
-        }
-        look::refuse_untouched(folder, options.wrapping_key.as_ref())?;
-        let (database, mut keys) = birth::open(&place, options.wrapping_key, options.create)?;
-        let next_epoch = settle(&database, &mut keys)?;
+        place.disk.prepare(options.create)?;
+        // Kept as long as the store is open: a restore or a start-over is not to be met half-way, nor to come in
+        // between while the file is opened anew.
+        let occupied = place.disk.enter()?;
+        let birth::Opened {
+            database,
+            mut keys,
+            settled,
+        } = birth::open(&place, options.create)?;
         if let Err(error) = keys.rotate() {
             tracing::warn!(%error, "some keys are not under the new credential yet; keep the old one until the next start");
         }
-        drop(occupied);
-        let ring: KeyRing = keys
-            .epochs()
-            .into_iter()
-            .filter_map(|epoch| keys.get(epoch).map(|key| (epoch, key)))
-            .collect();
-        let shared = Arc::new(Shared {
-            database: RwLock::new(Some(database)),
-            keys: RwLock::new(ring),
-            closed: AtomicBool::new(false),
-            place,
-            on_commit: options.on_commit,
-        });
+        let shared = Arc::new(Shared::new(database, keys.ring(), place, options.on_commit));
         let (jobs, queue) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || writer::run(&shared, keys, next_epoch, &queue)
+                move || {
+                    writer::run(&shared, keys, &settled, &queue);
+                    drop(occupied);
+                }
             })?;
         Ok(Self {
             shared,
@@ -196,7 +202,7 @@ impl Store {
         }
     }
 
-    /// Whether the store can be read now.
+    /// Whether the store can be used now: it can be read, and the disk has not refused the last commit.
     ///
     /// # Errors
     /// Why not.
@@ -204,19 +210,29 @@ impl Store {
         self.read(|rows| {
             rows.get(Table::House(House::Meta), b"next_epoch")
                 .map(|_| ())
-        })
+        })?;
+        self.shared.health().map_or(Ok(()), Err)
+    }
+
+    /// Whether nothing of wiped links is left in the file, not even the sealed bytes that no key opens any more.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn is_swept(&self) -> Result<bool, StoreError> {
+        self.read(|rows| rows.wants_sweep().map(|wanted| !wanted))
     }
 
     /// The store's file.
     #[must_use]
     pub fn file(&self) -> PathBuf {
-        self.shared.place.folder.join(birth::FILE)
+        self.shared.place.disk.folder().join(birth::FILE)
     }
 
     /// The size of the store's file in bytes; 0 if it cannot be seen.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        std::fs::metadata(self.file()).map_or(0, |file| file.len())
+        let size = self.shared.place.disk.size(birth::FILE);
+        size.ok().flatten().unwrap_or(0)
     }
 
     /// All slots.
@@ -452,18 +468,7 @@ impl Store {
         if self.shared.closed.load(Ordering::SeqCst) {
             return Err(StoreError::Closed);
         }
-        let database = self
-            .shared
-            .database
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().ok_or(StoreError::Disk)?;
-        let keys = self
-            .shared
-            .keys
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        read(&Reader::new(database, &keys)?)
+        self.told(self.shared.read(read))
     }
 
     /// Reads for longer than a moment. Commits and wipes go on meanwhile: only the sweep after a wipe waits, as it
@@ -475,22 +480,19 @@ impl Store {
         if self.shared.closed.load(Ordering::SeqCst) {
             return Err(StoreError::Closed);
         }
-        let database = self
-            .shared
-            .database
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().ok_or(StoreError::Disk)?;
-        // The keys and the transaction are of one moment: whatever the transaction names has its key among these.
-        let (transaction, keys) = {
-            let keys = self
-                .shared
-                .keys
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
-            (database.begin_read()?, keys.clone())
-        };
-        read(&Reader::over(transaction, &keys))
+        self.told(self.shared.read_long(read))
+    }
+
+    fn told<T>(&self, (result, unwell): (Result<T, StoreError>, bool)) -> Result<T, StoreError> {
+        if unwell {
+            // The writer thread mends it, also when nobody writes.
+            let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(jobs) = jobs.as_ref() {
+                // A thread that has ended mends nothing any more.
+                let _ = jobs.send(Message::Look);
+            }
+        }
+        result
     }
 
     /// Writes; resolves once it is durable. The work may run twice, so it takes nothing out of its captures.
@@ -525,67 +527,16 @@ impl Store {
         {
             let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
             let jobs = jobs.as_ref().ok_or(StoreError::Closed)?;
-            jobs.send(job).map_err(|_| StoreError::Closed)?;
+            jobs.send(Message::Job(job))
+                .map_err(|_| StoreError::Closed)?;
         }
-        answered.await.map_err(|_| StoreError::Closed)??;
+        // Dropped unanswered only where the writer met a fault of ours.
+        answered.await.map_err(|_| StoreError::Fault)??;
         slot.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
             .ok_or(StoreError::Closed)
     }
-}
-
-/// Reads what the store names, and clears key blocks it does not name: a crash in between a wipe's steps ends here.
-fn settle(database: &redb::Database, keys: &mut keys::Keys) -> Result<u64, OpenError> {
-    let (next, named) = census(database, keys)?;
-    let mut highest = next;
-    let mut cleared = false;
-    for epoch in keys.epochs() {
-        highest = highest.max(epoch.0 + 1);
-        if !named.contains(&epoch) {
-            keys.erase(epoch)?;
-            cleared = true;
-        }
-    }
-    if cleared {
-        keys.sync()?;
-    }
-    Ok(highest)
-}
-
-/// The next epoch and those that the store names, each with its key.
-fn census(database: &redb::Database, keys: &keys::Keys) -> Result<(u64, Vec<Epoch>), OpenError> {
-    let damaged = |error: StoreError| match error {
-        StoreError::Damaged | StoreError::StaleEpoch => OpenError::Damaged("a row does not open"),
-        _ => OpenError::Damaged("it cannot be read"),
-    };
-    let ring: KeyRing = keys
-        .epochs()
-        .into_iter()
-        .filter_map(|epoch| keys.get(epoch).map(|key| (epoch, key)))
-        .collect();
-    if !ring.contains_key(&Epoch::HOUSE) {
-        return Err(OpenError::KeysMissing);
-    }
-    let rows = Reader::new(database, &ring).map_err(damaged)?;
-    let next = rows
-        .get(Table::House(House::Meta), b"next_epoch")
-        .map_err(damaged)?
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(u64::from_be_bytes)
-        .ok_or(OpenError::Damaged("it names no epoch"))?;
-    let mut named = vec![Epoch::HOUSE];
-    for (_, epoch) in rows.all(Table::House(House::Epochs)).map_err(damaged)? {
-        let epoch = epoch
-            .try_into()
-            .map(|bytes| Epoch(u64::from_be_bytes(bytes)))
-            .map_err(|_| OpenError::Damaged("it names no epoch"))?;
-        named.push(epoch);
-    }
-    if named.iter().any(|epoch| !ring.contains_key(epoch)) {
-        return Err(OpenError::KeysMissing);
-    }
-    Ok((next, named))
 }
 
 /// The moment in a budget row's name.

@@ -1,12 +1,13 @@
 //! Owns a file that redb may believe to write: what it writes is kept in memory, and the file stays as it is.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::ops::Bound;
 use std::sync::{Mutex, PoisonError};
 
-use redb::StorageBackend;
+use redb::{BackendError, StorageBackend};
+
+use super::disk::DiskFile;
 
 /// What is kept of a write: whole blocks of this size.
 const BLOCK: u64 = 4096;
@@ -14,8 +15,7 @@ const BLOCK: u64 = 4096;
 /// A file, and what was written over it.
 #[derive(Debug)]
 pub(super) struct Overlay {
-    file: File,
-    /// Bytes of the file that show through; less than it has, once it was cut.
+    file: Box<dyn DiskFile>,
     shown: Mutex<State>,
 }
 
@@ -28,16 +28,16 @@ struct State {
 }
 
 impl Overlay {
-    pub(super) fn over(file: File) -> io::Result<Self> {
-        let length = file.metadata()?.len();
-        Ok(Self {
+    /// Over a file of this length.
+    pub(super) fn over(file: Box<dyn DiskFile>, length: u64) -> Self {
+        Self {
             file,
             shown: Mutex::new(State {
                 length,
                 through: length,
                 blocks: BTreeMap::new(),
             }),
-        })
+        }
     }
 
     /// A block as it is now.
@@ -49,7 +49,9 @@ impl Overlay {
         let mut block = vec![0; usize::try_from(BLOCK).unwrap_or_default()];
         let there = state.through.saturating_sub(start).min(BLOCK);
         let there = usize::try_from(there).unwrap_or_default();
-        self.file.read_exact_at(&mut block[..there], start)?;
+        if there > 0 {
+            self.file.read(start, &mut block[..there])?;
+        }
         Ok(block)
     }
 }
@@ -110,11 +112,46 @@ impl StorageBackend for Overlay {
         }
         Ok(())
     }
+
+    // The locks are the file's: nobody else writes it while it shows through.
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.file.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.query_lock_range(start, end)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::disk::{Disk as _, Folder};
     use proptest::prelude::*;
 
     #[derive(Debug, Clone)]
@@ -140,7 +177,8 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let path = folder.path().join("file");
             std::fs::write(&path, &first).expect("written");
-            let overlay = Overlay::over(File::open(&path).expect("opened")).expect("laid over");
+            let file = Folder::new(folder.path()).open("file").expect("opened");
+            let overlay = Overlay::over(file, first.len() as u64);
             let mut model = first.clone();
             for step in steps {
                 match step {

@@ -123,6 +123,11 @@ pub(super) trait Rows {
         Ok(Scope { key })
     }
 
+    /// Whether what a wipe left is still to be swept out of the file.
+    fn wants_sweep(&self) -> Result<bool, StoreError> {
+        self.has(SWEEP.0, SWEEP.1)
+    }
+
     fn present_epoch(&self, session: &str) -> Result<Option<Epoch>, StoreError> {
         self.get(Table::House(House::Epochs), session.as_bytes())?
             .map(|bytes| {
@@ -253,6 +258,10 @@ pub(super) struct Writer<'t> {
     retired: RefCell<Vec<Epoch>>,
 }
 
+/// The row that says that a wipe's sealed bytes may still lie in free pages. Written with the wipe, taken away once
+/// the file is compacted: a crash in between is finished by the next start.
+const SWEEP: (Table, &[u8]) = (Table::House(House::Meta), b"sweep");
+
 impl<'t> Writer<'t> {
     pub(super) fn new(transaction: &'t WriteTransaction, keys: &'t KeyRing) -> Self {
         Self {
@@ -270,6 +279,11 @@ impl<'t> Writer<'t> {
 
     pub(super) fn was_touched(&self) -> bool {
         *self.touched.borrow()
+    }
+
+    /// What the work at hand, and whatever came before it, retired.
+    pub(super) fn retired(&self) -> usize {
+        self.retired.borrow().len()
     }
 
     pub(super) fn into_retired(self) -> Vec<Epoch> {
@@ -350,8 +364,14 @@ impl<'t> Writer<'t> {
         for family in Family::ALL {
             self.drop_table(Table::Of(epoch, family))?;
         }
+        self.put(SWEEP.0, SWEEP.1, &[])?;
         self.retired.borrow_mut().push(epoch);
         Ok(())
+    }
+
+    /// The file has been compacted; whether it was to be.
+    pub(super) fn swept(&self) -> Result<bool, StoreError> {
+        self.delete(SWEEP.0, SWEEP.1)
     }
 }
 

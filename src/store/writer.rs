@@ -1,33 +1,150 @@
 //! Owns the one writer thread: whatever waits is committed together, and answered only once it is durable.
 //! A lone write waits for nobody; a failed commit fails exactly its own writes; nobody hangs.
+//! It also minds the store: what the disk refused is tried again until it works, without a restart.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, mpsc};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::time::{Duration, Instant};
 
-use redb::Database;
-use tracing::{debug, error, warn};
+use redb::{Database, Durability, ReadableDatabase as _};
+use tracing::{error, info, warn};
 
 use super::Epoch;
-use super::birth;
+use super::birth::{self, Opened, Place};
 use super::error::StoreError;
 use super::keys::Keys;
-use super::tx::{KeyRing, Writer};
+use super::settle::{Settled, settle};
+use super::sweep::sweep;
+use super::tables::{House, Table};
+use super::tx::{KeyRing, Reader, Writer};
 
 /// The most that is committed together: bounds the memory of one transaction.
 const BATCH: usize = 512;
 /// How long after a wipe its sealed bytes are swept out of the file.
 const SWEEP_AFTER: Duration = Duration::from_millis(200);
+/// How long after a failure it is tried again; twice as long after each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// A damaged file is not mended by waiting, but a disk that reads nonsense may come to its senses.
+const DAMAGED_PAUSE: Duration = Duration::from_secs(30);
+/// How often a key that cannot be overwritten is tried before whoever waits is told.
+const ERASE_TRIES: usize = 3;
 
 /// The database and its keys. Readers hold the lock for one short transaction; reopening and compaction take it whole.
 pub(super) struct Shared {
-    /// None while the file cannot be opened: reads and writes then fail, and every write tries again.
-    pub(super) database: RwLock<Option<Database>>,
+    /// None while the file cannot be opened: reads and writes then fail, and it is tried again.
+    database: RwLock<Option<Database>>,
     /// Changed by the writer thread only.
-    pub(super) keys: RwLock<KeyRing>,
+    keys: RwLock<KeyRing>,
     pub(super) closed: AtomicBool,
-    pub(super) place: birth::Place,
-    pub(super) on_commit: Option<Arc<dyn Fn(Duration) + Send + Sync>>,
+    pub(super) place: Place,
+    on_commit: Option<Arc<dyn Fn(Duration) + Send + Sync>>,
+    /// A reader met what only opening the file anew mends.
+    unwell: AtomicBool,
+    /// One of [`Health`].
+    health: AtomicU8,
+}
+
+/// Whether the store can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Well,
+    /// The last commit was refused, or the file cannot be opened.
+    Refused,
+    Damaged,
+}
+
+impl Shared {
+    pub(super) fn new(
+        database: Database,
+        keys: KeyRing,
+        place: Place,
+        on_commit: Option<Arc<dyn Fn(Duration) + Send + Sync>>,
+    ) -> Self {
+        Self {
+            database: RwLock::new(Some(database)),
+            keys: RwLock::new(keys),
+            closed: AtomicBool::new(false),
+            place,
+            on_commit,
+            unwell: AtomicBool::new(false),
+            health: AtomicU8::new(Health::Well as u8),
+        }
+    }
+
+    /// Reads in one short transaction. The flag says that the writer thread must look after the file.
+    pub(super) fn read<T>(
+        &self,
+        read: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>,
+    ) -> (Result<T, StoreError>, bool) {
+        let database = self.database();
+        let Some(database) = database.as_ref() else {
+            return (Err(self.health().unwrap_or(StoreError::Disk)), false);
+        };
+        let keys = self.keys();
+        self.checked(|| read(&Reader::new(database, &keys)?))
+    }
+
+    /// The same for longer than a moment: commits go on meanwhile, wipes included. Only what takes the file for
+    /// itself alone waits, as it does for every reader.
+    pub(super) fn read_long<T>(
+        &self,
+        read: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>,
+    ) -> (Result<T, StoreError>, bool) {
+        let database = self.database();
+        let Some(database) = database.as_ref() else {
+            return (Err(self.health().unwrap_or(StoreError::Disk)), false);
+        };
+        self.checked(|| {
+            // The keys and the transaction are of one moment: whatever the transaction names has its key among these.
+            let (transaction, keys) = {
+                let keys = self.keys();
+                (database.begin_read()?, keys.clone())
+            };
+            read(&Reader::over(transaction, &keys))
+        })
+    }
+
+    fn checked<T>(
+        &self,
+        read: impl FnOnce() -> Result<T, StoreError>,
+    ) -> (Result<T, StoreError>, bool) {
+        // redb asserts in places what a damaged file does not keep to; checking it anew then tells.
+        let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(StoreError::Fault));
+        let unwell = matches!(result, Err(StoreError::Disk | StoreError::Fault));
+        if unwell {
+            self.unwell.store(true, Ordering::SeqCst);
+        }
+        (result, unwell)
+    }
+
+    /// Why the store cannot be used now; none when it can.
+    pub(super) fn health(&self) -> Option<StoreError> {
+        match self.health.load(Ordering::SeqCst) {
+            health if health == Health::Well as u8 => None,
+            health if health == Health::Damaged as u8 => Some(StoreError::Damaged),
+            _ => Some(StoreError::Disk),
+        }
+    }
+
+    fn database(&self) -> RwLockReadGuard<'_, Option<Database>> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn database_alone(&self) -> RwLockWriteGuard<'_, Option<Database>> {
+        self.database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keys(&self) -> RwLockReadGuard<'_, KeyRing> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_keys(&self, ring: KeyRing) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = ring;
+    }
 }
 
 /// Work may be done twice: alone, when something else in its batch failed.
@@ -41,248 +158,524 @@ pub(super) struct Job {
     pub(super) done: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
 }
 
+/// What the writer thread can be told.
+pub(super) enum Message {
+    Job(Job),
+    /// A reader has met trouble.
+    Look,
+}
+
+type Batch = Vec<(Job, Option<Epoch>)>;
+
+/// What a durable transaction did.
+struct Outcome {
+    /// Per piece of work: whether it retired an epoch.
+    results: Vec<Result<bool, StoreError>>,
+    retired: Vec<Epoch>,
+    /// It is durable, but redb can do nothing more with this handle.
+    shaky: bool,
+}
+
+/// Why nothing of a batch was kept.
+enum Failure {
+    /// One piece of work failed half-way: the others are done again without it.
+    Work(StoreError),
+    /// The commit failed.
+    Commit(StoreError),
+}
+
 /// Ends when every sender is gone.
 pub(super) fn run(
     shared: &Arc<Shared>,
-    mut keys: Keys,
-    mut next_epoch: u64,
-    jobs: &mpsc::Receiver<Job>,
+    keys: Keys,
+    settled: &Settled,
+    queue: &mpsc::Receiver<Message>,
 ) {
-    let mut sweep: Option<Instant> = None;
+    let mut scribe = Scribe {
+        shared: Arc::clone(shared),
+        keys,
+        next_epoch: settled.next_epoch,
+        tidy: settled.tidy,
+        refusing: false,
+        sweep: settled.sweep.then(|| Instant::now() + SWEEP_AFTER),
+        retry: None,
+        pause: FIRST_PAUSE,
+    };
     loop {
-        let first = match sweep {
-            None => jobs
+        let first = match scribe.wakes() {
+            None => queue
                 .recv()
                 .map_err(|_| mpsc::RecvTimeoutError::Disconnected),
-            Some(at) => jobs.recv_timeout(at.saturating_duration_since(Instant::now())),
+            Some(at) => queue.recv_timeout(at.saturating_duration_since(Instant::now())),
         };
         let first = match first {
-            Ok(job) => job,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                sweep = None;
-                compact(shared);
-                continue;
-            }
+            Ok(message) => Some(message),
+            Err(mpsc::RecvTimeoutError::Timeout) => None,
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         };
-        let mut batch = vec![first];
-        while batch.len() < BATCH
-            && let Ok(job) = jobs.try_recv()
-        {
-            batch.push(job);
+        let mut jobs = Vec::new();
+        let mut next = first;
+        while let Some(message) = next {
+            match message {
+                Message::Job(job) => jobs.push(job),
+                Message::Look => {}
+            }
+            next = if jobs.len() < BATCH {
+                queue.try_recv().ok()
+            } else {
+                None
+            };
         }
-        if commit(shared, &mut keys, &mut next_epoch, batch) {
-            sweep = Some(Instant::now() + SWEEP_AFTER);
-        } else if sweep.is_some_and(|at| at <= Instant::now()) {
-            // Busy, but the promise stands.
-            sweep = None;
-            compact(shared);
+        // Whoever waits in a batch that is lost to a panic hears of it: what they wait on is dropped.
+        let turn = catch_unwind(AssertUnwindSafe(|| {
+            if !jobs.is_empty() {
+                scribe.commit(jobs);
+            }
+            scribe.tend();
+        }));
+        if turn.is_err() {
+            error!("a fault in the writer; the store is opened anew");
+            shared.unwell.store(true, Ordering::SeqCst);
         }
     }
-    if sweep.is_some() {
-        compact(shared);
-    }
-    let database = shared
-        .database
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
-    if let Some(database) = database
-        && let Err(error) = database.close()
-    {
-        warn!(%error, "the store was not closed cleanly; it is repaired at the next start");
+    if catch_unwind(AssertUnwindSafe(|| scribe.finish())).is_err() {
+        error!("a fault while the store was closed; it is repaired at the next start");
     }
 }
 
-/// Commits a batch together, or, when something in it fails half-way, each piece alone. Whether a key was retired.
-fn commit(shared: &Shared, keys: &mut Keys, next_epoch: &mut u64, batch: Vec<Job>) -> bool {
-    let mut batch: Vec<(Job, Option<Epoch>)> = batch
-        .into_iter()
-        .map(|job| {
-            let epoch = job.wants_epoch.then(|| {
-                let epoch = Epoch(*next_epoch);
-                *next_epoch += 1;
-                epoch
-            });
-            (job, epoch)
-        })
-        .collect();
-    let fresh: Vec<Epoch> = batch.iter().filter_map(|(_, epoch)| *epoch).collect();
-    if let Err(error) = prepare_keys(shared, keys, &fresh) {
-        error!(%error, path = %keys.path().display(), "a key cannot be written");
-        let (failed, rest): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|(_, epoch)| epoch.is_some());
-        for (job, _) in failed {
-            (job.done)(Err(StoreError::Disk));
-        }
-        batch = rest;
+/// The writer thread's own state.
+struct Scribe {
+    shared: Arc<Shared>,
+    keys: Keys,
+    /// In memory it only grows, so that a number given out to work that failed is not given out again.
+    next_epoch: u64,
+    /// Whether every key that the store does not name is overwritten.
+    tidy: bool,
+    /// The last commit was refused: a small one is tried until it works.
+    refusing: bool,
+    /// When the file is compacted.
+    sweep: Option<Instant>,
+    /// When what does not work is tried again.
+    retry: Option<Instant>,
+    pause: Duration,
+}
+
+impl Scribe {
+    /// When there is something to do although nobody asks.
+    fn wakes(&self) -> Option<Instant> {
+        let retry = self
+            .is_ill()
+            .then(|| self.retry.unwrap_or_else(Instant::now));
+        // A file that cannot be opened is not compacted either.
+        let sweep = self.sweep.filter(|_| retry.is_none());
+        [retry, sweep].into_iter().flatten().min()
     }
-    match attempt(shared, &mut batch) {
-        Ok((results, retired)) => {
-            let retired_any = !retired.is_empty();
-            let unused: Vec<Epoch> = batch
-                .iter()
-                .zip(&results)
-                .filter(|(_, result)| result.is_err())
-                .filter_map(|((_, epoch), _)| *epoch)
-                .collect();
-            let erased = erase_keys(shared, keys, retired.iter().chain(&unused).copied());
-            for ((job, epoch), result) in batch.into_iter().zip(results) {
-                // A wipe is acknowledged only once the old key is gone as well.
-                let result = if epoch.is_some() && !erased {
-                    result.and(Err(StoreError::Disk))
-                } else {
-                    result
-                };
-                (job.done)(result);
+
+    fn is_ill(&self) -> bool {
+        self.refusing
+            || !self.tidy
+            || self.shared.unwell.load(Ordering::SeqCst)
+            || self.shared.database().is_none()
+    }
+
+    // ---- committing -------------------------------------------------------------------------
+
+    /// Commits a batch together, or, when something in it fails half-way, each piece alone.
+    fn commit(&mut self, jobs: Vec<Job>) {
+        let mut batch: Batch = jobs
+            .into_iter()
+            .map(|job| {
+                let epoch = job.wants_epoch.then(|| self.new_epoch());
+                (job, epoch)
+            })
+            .collect();
+        if !self.open_if_closed() {
+            let why = self.shared.health().unwrap_or(StoreError::Disk);
+            answer_all(batch, why);
+            return;
+        }
+        let fresh: Vec<Epoch> = batch.iter().filter_map(|(_, epoch)| *epoch).collect();
+        if let Err(error) = self.keys.add(&fresh) {
+            error!(%error, "a new key cannot be written");
+            self.tidy = false;
+            self.refuse();
+            let (failed, rest): (Batch, Batch) =
+                batch.into_iter().partition(|(_, epoch)| epoch.is_some());
+            answer_all(failed, StoreError::Disk);
+            batch = rest;
+        } else if !fresh.is_empty() {
+            self.shared.set_keys(self.keys.ring());
+        }
+        if batch.is_empty() {
+            return;
+        }
+        match self.attempt(&mut batch) {
+            Ok(outcome) => self.committed(batch, outcome),
+            Err(Failure::Work(error)) if batch.len() == 1 => {
+                self.erase(&epochs(&batch));
+                answer_all(batch, error);
             }
-            retired_any
-        }
-        Err(error) if batch.len() == 1 => {
-            let (job, epoch) = batch.remove(0);
-            erase_keys(shared, keys, epoch.into_iter());
-            (job.done)(Err(error));
-            false
-        }
-        Err(_) => {
-            let mut retired = false;
-            for (job, epoch) in batch {
+            Err(Failure::Work(_)) => {
                 // Each gets a key of its own anew.
-                erase_keys(shared, keys, epoch.into_iter());
-                retired |= commit(shared, keys, next_epoch, vec![job]);
+                self.erase(&epochs(&batch));
+                for (job, _) in batch {
+                    self.commit(vec![job]);
+                }
             }
-            retired
+            Err(Failure::Commit(error)) => {
+                // Its keys go once it is certain that the file does not name their epochs.
+                self.tidy &= fresh.is_empty();
+                self.shared.unwell.store(true, Ordering::SeqCst);
+                self.refuse();
+                self.mend();
+                answer_all(batch, error);
+            }
+        }
+    }
+
+    fn committed(&mut self, batch: Batch, outcome: Outcome) {
+        let unused = batch
+            .iter()
+            .zip(&outcome.results)
+            .filter(|(_, result)| result.is_err())
+            .filter_map(|((_, epoch), _)| *epoch);
+        let gone: Vec<Epoch> = outcome.retired.iter().copied().chain(unused).collect();
+        let erased = self.erase(&gone);
+        if !outcome.retired.is_empty() {
+            self.sweep = Some(Instant::now() + SWEEP_AFTER);
+        }
+        if outcome.shaky {
+            // Before anybody is answered: this handle still shows what was there before.
+            self.shared.unwell.store(true, Ordering::SeqCst);
+            self.mend();
+        }
+        for ((job, _), result) in batch.into_iter().zip(outcome.results) {
+            // A wipe is acknowledged only once the old key is gone as well.
+            (job.done)(match result {
+                Ok(true) if !erased => Err(StoreError::NotErased),
+                result => result.map(|_| ()),
+            });
+        }
+    }
+
+    fn new_epoch(&mut self) -> Epoch {
+        let epoch = Epoch(self.next_epoch);
+        self.next_epoch += 1;
+        epoch
+    }
+
+    /// One durable transaction for all. An error means that nothing of it was kept.
+    fn attempt(&mut self, batch: &mut Batch) -> Result<Outcome, Failure> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let done = catch_unwind(AssertUnwindSafe(|| try_commit(&self.shared, batch)))
+                .unwrap_or(Ok(Err(Failure::Commit(StoreError::Fault))));
+            match done {
+                Ok(done) => return done,
+                // A read has failed before, and redb does nothing more: nothing was tried yet.
+                Err(error) => {
+                    if tries > 1 || !self.reopen() {
+                        return Err(Failure::Commit(error));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Overwrites keys and syncs; whether all are gone for good. If not, it goes on in the background.
+    fn erase(&mut self, epochs: &[Epoch]) -> bool {
+        if epochs.is_empty() {
+            return true;
+        }
+        let mut erased = Ok(());
+        for _ in 0..ERASE_TRIES {
+            erased = self.keys.erase(epochs);
+            if erased.is_ok() {
+                break;
+            }
+        }
+        self.shared.set_keys(self.keys.ring());
+        if let Err(error) = &erased {
+            error!(%error, "an old key is not overwritten yet; it is tried again");
+            self.tidy = false;
+        }
+        erased.is_ok()
+    }
+
+    // ---- minding ----------------------------------------------------------------------------
+
+    /// Does what is due although nobody asks.
+    fn tend(&mut self) {
+        if self.is_ill() && self.retry.is_none_or(|at| at <= Instant::now()) {
+            self.mend();
+        }
+        if !self.is_ill() && self.sweep.is_some_and(|at| at <= Instant::now()) {
+            self.sweep = (!self.sweep_out()).then(|| Instant::now() + LONGEST_PAUSE);
+        }
+    }
+
+    /// Tries everything that does not work; whether all is well now.
+    fn mend(&mut self) -> bool {
+        let was = self.shared.health();
+        let well = self.open_if_closed()
+            && (self.tidy || self.tidy_up())
+            && (!self.refusing || self.probe());
+        if well {
+            self.retry = None;
+            self.pause = FIRST_PAUSE;
+            if was.is_some() {
+                info!("the store can be used again");
+            }
+        } else {
+            self.retry = Some(Instant::now() + self.pause);
+            let longest = if self.shared.health() == Some(StoreError::Damaged) {
+                DAMAGED_PAUSE
+            } else {
+                LONGEST_PAUSE
+            };
+            self.pause = (self.pause * 2).min(longest);
+        }
+        well
+    }
+
+    fn refuse(&mut self) {
+        self.refusing = true;
+        self.show();
+    }
+
+    /// Tells readers how things stand.
+    fn show(&self) {
+        let health = if self.refusing {
+            Health::Refused
+        } else {
+            Health::Well
+        };
+        self.set_health(health);
+    }
+
+    fn set_health(&self, health: Health) {
+        self.shared.health.store(health as u8, Ordering::SeqCst);
+    }
+
+    fn open_if_closed(&mut self) -> bool {
+        if !self.shared.unwell.swap(false, Ordering::SeqCst) && self.shared.database().is_some() {
+            return true;
+        }
+        self.reopen()
+    }
+
+    /// Opens the file and the keys anew, as a start does: checked, settled, and without what a failed commit left.
+    fn reopen(&mut self) -> bool {
+        let mut slot = self.shared.database_alone();
+        // Dropped first: redb locks the file.
+        *slot = None;
+        match birth::open_again(&self.shared.place) {
+            Ok(Opened {
+                database,
+                keys,
+                settled,
+            }) => {
+                self.shared.set_keys(keys.ring());
+                *slot = Some(database);
+                drop(slot);
+                self.keys = keys;
+                self.next_epoch = self.next_epoch.max(settled.next_epoch);
+                self.tidy = settled.tidy;
+                if settled.sweep && self.sweep.is_none() {
+                    self.sweep = Some(Instant::now() + SWEEP_AFTER);
+                }
+                self.show();
+                true
+            }
+            Err(error) => {
+                drop(slot);
+                if self.retry.is_none() {
+                    error!(%error, "the store cannot be opened again yet");
+                }
+                self.set_health(if StoreError::from(&error) == StoreError::Damaged {
+                    Health::Damaged
+                } else {
+                    Health::Refused
+                });
+                false
+            }
+        }
+    }
+
+    /// Overwrites every key that the store does not name, with a new handle: the old one may be what is broken.
+    fn tidy_up(&mut self) -> bool {
+        let database = self.shared.database();
+        let Some(database) = database.as_ref() else {
+            return false;
+        };
+        let settled = birth::open_keys(&self.shared.place).and_then(|mut keys| {
+            let settled = settle(database, &mut keys)?;
+            self.keys = keys;
+            Ok(settled)
+        });
+        let Ok(settled) = settled else {
+            return false;
+        };
+        self.shared.set_keys(self.keys.ring());
+        self.tidy = settled.tidy;
+        self.tidy
+    }
+
+    /// Whether the disk takes a small commit again, and a key.
+    fn probe(&mut self) -> bool {
+        let next = self.next_epoch;
+        let took = self
+            .keys
+            .probe()
+            .map_err(|_| StoreError::Disk)
+            .and_then(|()| {
+                commit_alone(&self.shared, |writer| {
+                    writer.put(
+                        Table::House(House::Meta),
+                        b"next_epoch",
+                        &next.to_be_bytes(),
+                    )
+                })
+            });
+        if took.is_err() {
+            self.shared.unwell.store(true, Ordering::SeqCst);
+            return false;
+        }
+        self.refusing = false;
+        self.show();
+        true
+    }
+
+    /// Sweeps what a wipe left in free pages out of the file; whether it is out for good.
+    fn sweep_out(&mut self) -> bool {
+        let swept = catch_unwind(AssertUnwindSafe(|| {
+            let mut slot = self.shared.database_alone();
+            let database = slot.as_mut().ok_or(StoreError::Disk)?;
+            sweep(database, &self.shared.place)
+        }))
+        .unwrap_or(Err(StoreError::Fault))
+        .and_then(|()| commit_alone(&self.shared, |writer| writer.swept().map(drop)));
+        if let Err(error) = swept {
+            warn!(%error, "what a wipe left was not swept out of the file; it is tried again");
+            self.shared.unwell.store(true, Ordering::SeqCst);
+        }
+        swept.is_ok()
+    }
+
+    /// Leaves the file as it should be. What fails is tried once more: whoever opens the file next would take for
+    /// durable what a failed sync has lost.
+    fn finish(&mut self) {
+        let mut last = Ok(());
+        for _ in 0..2 {
+            if self.is_ill() {
+                self.mend();
+            }
+            if self.sweep.is_some() && self.sweep_out() {
+                self.sweep = None;
+            }
+            let ill = self.is_ill();
+            let database = self.shared.database_alone().take();
+            last = database.map_or(Ok(()), Database::close);
+            if last.is_ok() && !ill {
+                return;
+            }
+        }
+        if let Err(error) = last {
+            warn!(%error, "the store was not closed cleanly; it is repaired at the next start");
         }
     }
 }
 
-type Outcome = (Vec<Result<(), StoreError>>, Vec<Epoch>);
-
-/// One durable transaction for all. An error means that nothing of it was kept.
-fn attempt(shared: &Shared, batch: &mut [(Job, Option<Epoch>)]) -> Result<Outcome, StoreError> {
-    if batch.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
-    }
-    let result = try_commit(shared, batch);
-    if result == Err(StoreError::Disk) {
-        // After an I/O error redb wants to be opened anew; reads go on with what was acknowledged.
-        reopen(shared);
-    }
-    result
+fn epochs(batch: &Batch) -> Vec<Epoch> {
+    batch.iter().filter_map(|(_, epoch)| *epoch).collect()
 }
 
-fn try_commit(shared: &Shared, batch: &mut [(Job, Option<Epoch>)]) -> Result<Outcome, StoreError> {
-    if shared
-        .database
-        .read()
-        .unwrap_or_else(PoisonError::into_inner)
-        .is_none()
-    {
-        reopen(shared);
+fn answer_all(batch: Batch, error: StoreError) {
+    for (job, _) in batch {
+        (job.done)(Err(error));
     }
+}
+
+/// Does the work of a batch in one durable transaction. The outer error: not even begun.
+fn try_commit(shared: &Shared, batch: &mut Batch) -> Result<Result<Outcome, Failure>, StoreError> {
     let started = Instant::now();
-    let guard = shared
-        .database
-        .read()
-        .unwrap_or_else(PoisonError::into_inner);
+    let guard = shared.database();
     let database = guard.as_ref().ok_or(StoreError::Disk)?;
-    let ring = shared.keys.read().unwrap_or_else(PoisonError::into_inner);
-    let transaction = database.begin_write()?;
-    let writer = Writer::new(&transaction, &ring);
-    let mut results = Vec::with_capacity(batch.len());
-    for (job, epoch) in batch.iter_mut() {
-        writer.next_work();
-        let result = (job.work)(&writer, *epoch);
-        if let Err(error) = result
-            && writer.was_touched()
-        {
-            // Half of it is in the transaction: all must go, and the others are done again.
-            drop(writer);
-            transaction.abort()?;
-            return Err(error);
+    let ring = shared.keys();
+    let turns = shared.place.header.turns();
+    let mut transaction = database.begin_write()?;
+    let done = (|| {
+        transaction
+            .set_durability(Durability::Immediate)
+            .map_err(|_| Failure::Commit(StoreError::Fault))?;
+        let writer = Writer::new(&transaction, &ring);
+        let mut results = Vec::with_capacity(batch.len());
+        let mut touched = false;
+        for (job, epoch) in batch.iter_mut() {
+            writer.next_work();
+            let before = writer.retired();
+            let result = catch_unwind(AssertUnwindSafe(|| (job.work)(&writer, *epoch)));
+            let Ok(result) = result else {
+                error!("a fault in a piece of the store's work");
+                shared.unwell.store(true, Ordering::SeqCst);
+                return Err(Failure::Work(StoreError::Fault));
+            };
+            match result {
+                Err(StoreError::Disk) => return Err(Failure::Commit(StoreError::Disk)),
+                // Half of it is in the transaction: all must go, and the others are done again.
+                Err(error) if writer.was_touched() => return Err(Failure::Work(error)),
+                result => results.push(result.map(|()| writer.retired() > before)),
+            }
+            touched |= writer.was_touched();
         }
-        results.push(result);
+        Ok((results, writer.into_retired(), touched))
+    })();
+    let (results, retired, touched) = match done {
+        Ok(done) => done,
+        Err(failure) => {
+            if let Err(error) = transaction.abort() {
+                shared.unwell.store(true, Ordering::SeqCst);
+                warn!(%error, "a transaction was not taken back cleanly; the file is opened anew");
+            }
+            return Ok(Err(failure));
+        }
+    };
+    let committed = if touched {
+        transaction.commit().map_err(StoreError::from)
+    } else {
+        transaction.abort().map_err(StoreError::from)
+    };
+    // redb trims the file after a commit is durable: what goes wrong then does not undo it.
+    let shaky = committed.is_err();
+    if let Err(error) = committed
+        && touched
+        && shared.place.header.turns() == turns
+    {
+        return Ok(Err(Failure::Commit(error)));
     }
-    let retired = writer.into_retired();
-    transaction.commit()?;
-    if let Some(on_commit) = &shared.on_commit {
+    if touched && let Some(on_commit) = &shared.on_commit {
         on_commit(started.elapsed());
     }
-    Ok((results, retired))
+    Ok(Ok(Outcome {
+        results,
+        retired,
+        shaky,
+    }))
 }
 
-fn prepare_keys(shared: &Shared, keys: &mut Keys, fresh: &[Epoch]) -> std::io::Result<()> {
-    if fresh.is_empty() {
-        return Ok(());
-    }
-    let added = fresh
-        .iter()
-        .try_for_each(|&epoch| keys.add(epoch))
-        .and_then(|()| keys.sync());
-    if let Err(error) = added {
-        erase_keys(shared, keys, fresh.iter().copied());
-        return Err(error);
-    }
-    let mut ring = shared.keys.write().unwrap_or_else(PoisonError::into_inner);
-    for &epoch in fresh {
-        if let Some(key) = keys.get(epoch) {
-            ring.insert(epoch, key);
-        }
-    }
-    Ok(())
+/// The writer thread's own small commits.
+fn commit_alone(
+    shared: &Shared,
+    work: impl FnOnce(&Writer<'_>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let guard = shared.database();
+    let database = guard.as_ref().ok_or(StoreError::Disk)?;
+    let ring = shared.keys();
+    let transaction = database.begin_write()?;
+    work(&Writer::new(&transaction, &ring))?;
+    Ok(transaction.commit()?)
 }
 
-/// Overwrites blocks and syncs once; whether all are gone for good.
-fn erase_keys(shared: &Shared, keys: &mut Keys, epochs: impl Iterator<Item = Epoch>) -> bool {
-    let mut any = false;
-    let mut gone = true;
-    for epoch in epochs {
-        any = true;
-        shared
-            .keys
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&epoch);
-        if let Err(error) = keys.erase(epoch) {
-            gone = false;
-            error!(%error, path = %keys.path().display(), "an old key is not overwritten yet; the next start does it");
-        }
-    }
-    if any && let Err(error) = keys.sync() {
-        gone = false;
-        error!(%error, path = %keys.path().display(), "an old key is not overwritten yet; the next start does it");
-    }
-    gone
-}
-
-fn reopen(shared: &Shared) {
-    let mut slot = shared
-        .database
-        .write()
-        .unwrap_or_else(PoisonError::into_inner);
-    // Dropped first: redb locks the file.
-    *slot = None;
-    match birth::open_database(&shared.place) {
-        Ok(database) => *slot = Some(database),
-        Err(error) => error!(%error, "the store cannot be opened again yet"),
-    }
-}
-
-/// Sweeps what a wipe left in free pages out of the file.
-fn compact(shared: &Shared) {
-    if shared.closed.load(Ordering::SeqCst) {
-        debug!("compacting before the store is closed");
-    }
-    let mut slot = shared
-        .database
-        .write()
-        .unwrap_or_else(PoisonError::into_inner);
-    let Some(database) = slot.as_mut() else {
-        return;
-    };
-    if let Err(error) = database.compact() {
-        warn!(%error, "the file was not compacted");
-        drop(slot);
-        reopen(shared);
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -68,6 +68,8 @@ impl Driver {
         let port = loop {
             line.clear();
             if output.read_line(&mut line).expect("chromedriver's words") == 0 {
+                drop(leash);
+                shell.wait().expect("the shell's end");
                 return None;
             }
             if let Some((_, port)) = line.trim_end().rsplit_once("successfully on port ") {

@@ -336,7 +336,9 @@ async fn after_an_outage_a_crowd_of_links_comes_back_within_half_a_minute_and_no
     let mut tries: BTreeMap<u64, u32> = BTreeMap::new();
     for event in sim.events() {
         if event.seq > mark && event.step == Step::Open {
-            *tries.entry((event.at - before).as_secs()).or_default() += 1;
+            *tries
+                .entry(event.at.saturating_sub(before).as_secs())
+                .or_default() += 1;
         }
     }
     println!("{count} links back after {back:?}; new connections in each second:");

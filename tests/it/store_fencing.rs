@@ -58,7 +58,7 @@ impl Full {
     /// Every call of every trait, each with a few arguments: none may do anything.
     async fn refuses_everything(mut self, why: &str) {
         // What a wipe still has to do is done: from here on nothing may move.
-        swept(self.folder.path(), &self.sealed).await;
+        swept(&self.store, &self.sealed).await;
         let before = Held::of(self.folder.path());
         for store in traits() {
             for method in &store.methods {
@@ -238,7 +238,7 @@ async fn a_late_flush_of_the_old_client_errs_and_brings_nothing_back() {
     manager.flush().await.expect("a live link takes it");
 
     let epoch = next_epoch(&store, SALON).await;
-    swept(folder.path(), &sealed).await;
+    swept(&store, &sealed).await;
     let held = Held::of(folder.path());
 
     rename("After the wipe").await;

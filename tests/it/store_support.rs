@@ -122,17 +122,23 @@ pub fn holds(file: &Path, bytes: &[u8]) -> bool {
     content.windows(bytes.len()).any(|window| window == bytes)
 }
 
-/// Waits until the store's file no longer holds the bytes anywhere.
-pub async fn swept(folder: &Path, bytes: &[u8]) {
-    let file = folder.join("hairpin.redb");
+/// Waits until what wipes left is out of the file, and nothing moves in it any more.
+pub async fn swept(store: &Store, bytes: &[u8]) {
     let swept = async {
-        while holds(&file, bytes) {
+        while !store.is_swept().expect("readable") {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     tokio::time::timeout(PATIENCE, swept)
         .await
         .expect("swept out of the file");
+    // Whatever was under way is over once a later write is.
+    let next = store.put_setting("later", Vec::new()).await;
+    next.expect("written");
+    assert!(
+        !holds(&store.file(), bytes),
+        "something is left in the file"
+    );
 }
 
 /// Both files, copied elsewhere.

@@ -660,11 +660,19 @@ async fn unlinking_without_a_network_wipes_in_time_and_says_that_the_phone_still
     assert!(rig.stored("salon").await.is_none());
 }
 
+/// WhatsApp answers nothing any more on the link's connection.
+async fn fall_silent(sim: &Sim) {
+    let mark = sim.mark();
+    assert_eq!(sim.kick(ANNA, &Kick::FallSilent), 1);
+    sim.wait_for_after(mark, |event| event.step == Step::Trouble)
+        .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn unlinking_over_a_socket_that_fell_silent_is_bounded_too() {
     let mut rig = Rig::new().await;
     rig.link("salon", ANNA).await;
-    rig.sim.kick(ANNA, &Kick::FallSilent);
+    fall_silent(&rig.sim).await;
     let began = Instant::now();
     let answer = rig.ask("DELETE", "/api/v1/sessions/salon/link", None).await;
     assert_eq!(answer.status, 204);
@@ -821,7 +829,7 @@ async fn a_removal_goes_on_when_whoever_wanted_it_has_gone() {
     .await;
     rig.link("guest", ANNA).await;
     // WhatsApp is slow to hear of it, and the one who asked hangs up.
-    rig.sim.kick(ANNA, &Kick::FallSilent);
+    fall_silent(&rig.sim).await;
     let request = format!(
         "DELETE /api/v1/sessions/guest HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n",
         rig.address, rig.key
@@ -1256,7 +1264,7 @@ async fn clocks() {
         // Set while it stands: the watch over the socket must not be fooled.
         hairpin::clock::pretend(Duration::ZERO, set_by);
         let (mark, began) = (rig.sim.mark(), Instant::now());
-        rig.sim.kick(ANNA, &Kick::FallSilent);
+        fall_silent(&rig.sim).await;
         rig.sim
             .wait_for_after(mark, |event| event.is(Step::LoggedIn, ANNA))
             .await;
@@ -1288,7 +1296,7 @@ async fn clocks() {
     let awake = Instant::now();
     rig.state("salon", "CONNECTED").await;
     assert!(awake.elapsed() < HEALED, "{:?}", awake.elapsed());
-    rig.sim.kick(ANNA, &Kick::FallSilent);
+    fall_silent(&rig.sim).await;
     let mark = rig.sim.mark();
     hairpin::clock::pretend(Duration::from_hours(8), 8 * 3_600_000);
     let awake = Instant::now();

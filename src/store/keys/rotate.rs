@@ -1,30 +1,15 @@
 //! Owns bringing every block under the present wrapping key: from none when a credential appears, or from the old one
-//! when it is replaced. One block after another: the secret is durable in a block of its own before its old block is
-//! overwritten, so that a power cut leaves it once or twice, and never not at all.
+//! when it is replaced. Every secret is durable in a block of its own before any old block is overwritten, so that a
+//! power cut leaves it once or twice, and never not at all.
 
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use zeroize::Zeroizing;
 
-use super::{BLOCK, Keys, USED, Under};
-use crate::store::Epoch;
+use super::{BLOCK, Block, Keys, USED, Under};
+use crate::store::seal::Secret;
 
 impl Keys {
-    /// Takes note of a block that was read. Two of one epoch hold the same secret: the better wrapped one counts.
-    pub(super) fn found(&mut self, epoch: Epoch, slot: u64, under: Under) {
-        match self.slots.get(&epoch) {
-            Some(_) if self.under.get(&epoch) >= Some(&under) => {
-                self.doubles.push((epoch, slot));
-                return;
-            }
-            Some(&worse) => self.doubles.push((epoch, worse)),
-            None => {}
-        }
-        self.slots.insert(epoch, slot);
-        self.under.insert(epoch, under);
-    }
-
     /// What new blocks lie under.
     pub(super) fn present(&self) -> Under {
         if self.wrapping.is_some() {
@@ -37,58 +22,53 @@ impl Keys {
     /// Brings every block under the present wrapping key, if there is one; how many were moved. What fails is done
     /// by the next start: everything stays readable until then.
     pub(in crate::store) fn rotate(&mut self) -> io::Result<usize> {
-        self.clear_doubles()?;
         let present = self.present();
-        let mut old: Vec<Epoch> = self
-            .under
-            .iter()
-            .filter(|(_, under)| **under < present)
-            .map(|(epoch, _)| *epoch)
+        let old: Vec<usize> = (0..self.blocks.len())
+            .filter(|&slot| matches!(self.blocks[slot], Block::Used(_, under) if under < present))
             .collect();
-        old.sort_unstable();
-        for &epoch in &old {
-            self.rewrap(epoch)?;
+        if old.is_empty() {
+            return Ok(0);
         }
+        for &slot in &old {
+            self.rewrap(slot, present)?;
+        }
+        // Also what was only read back, from a rotation before this one, may not be durable yet.
+        self.file.sync_data()?;
+        self.overwrite(&old)?;
         Ok(old.len())
     }
 
-    fn rewrap(&mut self, epoch: Epoch) -> io::Result<()> {
-        let Some(&slot) = self.slots.get(&epoch) else {
+    /// A second block with the same secret, unless there is one already.
+    fn rewrap(&mut self, slot: usize, present: Under) -> io::Result<()> {
+        let Block::Used(epoch, _) = self.blocks[slot] else {
             return Ok(());
         };
-        let mut block = Zeroizing::new([0; USED]);
-        self.file.read_exact_at(&mut *block, slot * BLOCK)?;
-        let (_, secret, _) = self
-            .unwrap(&block)
-            .map_err(io::Error::other)?
-            .filter(|(of, ..)| *of == epoch)
-            .ok_or_else(|| io::Error::other("a key block has changed"))?;
-        let new = self.write(epoch, &secret)?;
-        // Known before it is durable: a wipe that comes after a failed sync overwrites both.
-        self.found(epoch, new, self.present());
-        self.clear_doubles()
-    }
-
-    fn clear_doubles(&mut self) -> io::Result<()> {
-        if self.doubles.is_empty() {
+        if self.blocks.contains(&Block::Used(epoch, present)) {
             return Ok(());
         }
-        // What was only read back may not be durable either.
-        self.sync()?;
-        while let Some(&(_, slot)) = self.doubles.last() {
-            self.clear(slot)?;
-            self.doubles.pop();
+        let secret = self.secret_in(slot)?;
+        self.write_block(epoch, &secret)
+    }
+
+    fn secret_in(&self, slot: usize) -> io::Result<Secret> {
+        let mut block = Zeroizing::new([0; USED]);
+        self.file.read(slot as u64 * BLOCK, &mut *block)?;
+        match self.unwrap(&block).map_err(io::Error::other)? {
+            Some((_, secret, _)) => Ok(secret),
+            None => Err(io::Error::other("a key block has changed")),
         }
-        self.sync()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::disk::{Disk as _, DiskFile, Folder};
     use crate::store::keys::{FILE, WrappingKey};
     use crate::store::{NewLink, OpenError, Options, Store};
+    use std::collections::BTreeSet;
     use std::path::Path;
+    use std::sync::{Arc, Mutex};
 
     const FIRST: [u8; 32] = [1; 32];
     const SECOND: [u8; 32] = [2; 32];
@@ -201,47 +181,100 @@ mod tests {
         start(folder.path(), Some(second())).await.expect("opened");
     }
 
+    fn open(folder: &Path, wrapping: Option<WrappingKey>) -> Keys {
+        let file = Folder::new(folder).open(FILE).expect("there");
+        Keys::open(file, wrapping).expect("opened")
+    }
+
+    /// A file in memory, and what a power cut leaves of it: whatever was not synced is there, not there, or torn.
+    #[derive(Debug, Default)]
+    struct Tape {
+        bytes: Vec<u8>,
+        durable: Vec<u8>,
+        pending: Vec<(usize, Vec<u8>)>,
+        images: BTreeSet<Vec<u8>>,
+    }
+
+    impl Tape {
+        fn cut(&mut self) {
+            for there in 0..1u32 << self.pending.len() {
+                let mut image = self.durable.clone();
+                for (at, (offset, bytes)) in self.pending.iter().enumerate() {
+                    if there & 1 << at != 0 {
+                        put(&mut image, *offset, bytes);
+                    }
+                }
+                if let Some((offset, bytes)) = self.pending.last() {
+                    let mut torn = image.clone();
+                    put(&mut torn, *offset, &bytes[..64]);
+                    self.images.insert(torn);
+                }
+                self.images.insert(image);
+            }
+        }
+    }
+
+    fn put(image: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+        image.resize(image.len().max(offset + bytes.len()), 0);
+        image[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    #[derive(Debug, Clone)]
+    struct Taped(Arc<Mutex<Tape>>);
+
+    impl DiskFile for Taped {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.0.lock().expect("no panic").bytes.len() as u64)
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            let offset = usize::try_from(offset).expect("small");
+            let tape = self.0.lock().expect("no panic");
+            out.copy_from_slice(&tape.bytes[offset..offset + out.len()]);
+            Ok(())
+        }
+
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            let mut tape = self.0.lock().expect("no panic");
+            tape.durable = tape.bytes.clone();
+            tape.pending.clear();
+            tape.cut();
+            Ok(())
+        }
+
+        fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            let offset = usize::try_from(offset).expect("small");
+            let mut tape = self.0.lock().expect("no panic");
+            put(&mut tape.bytes, offset, bytes);
+            tape.pending.push((offset, bytes.to_vec()));
+            tape.cut();
+            Ok(())
+        }
+    }
+
     #[tokio::test]
     async fn a_cut_anywhere_in_a_rotation_loses_no_key_and_the_next_start_goes_on() {
         let folder = tempfile::tempdir().expect("a folder");
         fill(folder.path(), Some(first())).await;
         let both = || Some(second().or_old(&FIRST));
         let path = folder.path().join(FILE);
-        // Everything that the rotation writes, in its order.
-        let mut keys = Keys::open(&path, both()).expect("opened");
-        let mut epochs = keys.epochs();
-        epochs.sort_unstable();
-        let mut images = vec![std::fs::read(&path).expect("read")];
-        for epoch in epochs {
-            let old = keys.slots[&epoch];
-            let mut block = Zeroizing::new([0; USED]);
-            keys.file
-                .read_exact_at(&mut *block, old * BLOCK)
-                .expect("read");
-            let (_, secret, _) = keys.unwrap(&block).expect("opened").expect("a secret");
-            let new = keys.write(epoch, &secret).expect("written");
-            images.push(std::fs::read(&path).expect("read"));
-            keys.found(epoch, new, Under::Present);
-            assert_eq!(keys.doubles, [(epoch, old)]);
-            keys.clear_doubles().expect("cleared");
-            images.push(std::fs::read(&path).expect("read"));
-        }
-        drop(keys);
-        // And every write torn in the middle of its block.
-        let torn: Vec<Vec<u8>> = images
-            .windows(2)
-            .map(|pair| {
-                let mut torn = pair[1].clone();
-                torn.resize(pair[0].len().max(pair[1].len()), 0);
-                for (at, byte) in torn.iter_mut().enumerate() {
-                    if at % 4096 >= 64 {
-                        *byte = pair[0].get(at).copied().unwrap_or(0);
-                    }
-                }
-                torn
-            })
-            .collect();
-        for image in images.into_iter().chain(torn) {
+        let whole = std::fs::read(&path).expect("read");
+        let tape = Arc::new(Mutex::new(Tape {
+            bytes: whole.clone(),
+            durable: whole,
+            ..Tape::default()
+        }));
+        let file = Box::new(Taped(Arc::clone(&tape)));
+        let moved = Keys::open(file, both()).expect("opened").rotate();
+        assert_eq!(moved.expect("rotated"), 4);
+        let images = std::mem::take(&mut tape.lock().expect("no panic").images);
+        // Four secrets written in any order, then four overwritten, and each torn.
+        assert!(images.len() > 32, "{}", images.len());
+        for image in images {
             std::fs::write(&path, &image).expect("put back");
             sound(folder.path(), both()).expect("nothing lost");
             start(folder.path(), both()).await.expect("opened");
@@ -258,21 +291,66 @@ mod tests {
     async fn a_wipe_overwrites_both_blocks_of_an_epoch_that_has_two() {
         let folder = tempfile::tempdir().expect("a folder");
         fill(folder.path(), Some(first())).await;
-        let path = folder.path().join(FILE);
-        let mut keys = Keys::open(&path, Some(first())).expect("opened");
+        let mut keys = open(folder.path(), Some(first()));
         let epoch = *keys.epochs().iter().max().expect("one");
-        let slot = keys.slots[&epoch];
-        let mut block = Zeroizing::new([0; USED]);
-        keys.file
-            .read_exact_at(&mut *block, slot * BLOCK)
-            .expect("read");
-        let (_, secret, _) = keys.unwrap(&block).expect("opened").expect("a secret");
-        keys.write(epoch, &secret).expect("written");
-        let mut keys = Keys::open(&path, Some(first())).expect("opened");
-        assert_eq!(keys.doubles.len(), 1);
-        keys.erase(epoch).expect("erased");
-        keys.sync().expect("synced");
-        let keys = Keys::open(&path, Some(first())).expect("opened");
-        assert!(keys.get(epoch).is_none());
+        let slot = keys
+            .blocks
+            .iter()
+            .position(|block| *block == Block::Used(epoch, Under::Present))
+            .expect("a block");
+        let secret = keys.secret_in(slot).expect("a secret");
+        keys.write_block(epoch, &secret).expect("written");
+        let mut keys = open(folder.path(), Some(first()));
+        let of_epoch = |keys: &Keys| keys.epochs().iter().filter(|of| **of == epoch).count();
+        assert_eq!(of_epoch(&keys), 2);
+        keys.erase(&[epoch]).expect("erased");
+        let keys = open(folder.path(), Some(first()));
+        assert_eq!(of_epoch(&keys), 0);
+        assert!(!keys.ring().contains_key(&epoch));
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_takes_no_new_block_leaves_every_key_readable() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fill(folder.path(), Some(first())).await;
+        let path = folder.path().join(FILE);
+        let whole = std::fs::read(&path).expect("read");
+        // Room for one more block only, the one that a wipe left.
+        #[derive(Debug)]
+        struct Full(Taped, u64);
+        impl DiskFile for Full {
+            fn len(&self) -> io::Result<u64> {
+                self.0.len()
+            }
+            fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+                self.0.read(offset, out)
+            }
+            fn set_len(&self, length: u64) -> io::Result<()> {
+                self.0.set_len(length)
+            }
+            fn sync_data(&self) -> io::Result<()> {
+                self.0.sync_data()
+            }
+            fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+                if offset + bytes.len() as u64 > self.1 {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                self.0.write(offset, bytes)
+            }
+        }
+        let tape = Arc::new(Mutex::new(Tape {
+            bytes: whole.clone(),
+            durable: whole.clone(),
+            ..Tape::default()
+        }));
+        let file = Full(Taped(Arc::clone(&tape)), whole.len() as u64);
+        let both = Some(second().or_old(&FIRST));
+        let mut keys = Keys::open(Box::new(file), both.clone()).expect("opened");
+        let before = keys.epochs();
+        let refused = keys.rotate().expect_err("full");
+        assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+        assert!(before.iter().all(|epoch| keys.ring().contains_key(epoch)));
+        std::fs::write(&path, &tape.lock().expect("no panic").bytes).expect("put back");
+        sound(folder.path(), both).expect("nothing lost");
     }
 }

@@ -1,0 +1,85 @@
+//! Owns what every opening does before anybody reads: the store and its keys are held against each other,
+//! and what a crash left half-done is finished.
+
+use redb::Database;
+use tracing::error;
+
+use super::Epoch;
+use super::error::{OpenError, StoreError};
+use super::keys::Keys;
+use super::tables::{House, Table};
+use super::tx::{Reader, Rows};
+
+/// What the store says of its epochs.
+pub(super) struct Census {
+    /// What the store thinks is next.
+    pub(super) next: u64,
+    /// Every epoch that must have a key, the house included.
+    pub(super) named: Vec<Epoch>,
+    /// A wipe's sealed bytes are not swept out of the file yet.
+    pub(super) sweep: bool,
+}
+
+/// What an opening leaves to do.
+pub(super) struct Settled {
+    /// Never given out before.
+    pub(super) next_epoch: u64,
+    pub(super) sweep: bool,
+    /// Whether every key that the store does not name is overwritten.
+    pub(super) tidy: bool,
+}
+
+/// Reads what the store names, and clears key blocks it does not name: a crash in between a wipe's steps ends here.
+pub(super) fn settle(database: &Database, keys: &mut Keys) -> Result<Settled, OpenError> {
+    let census = census(database, keys)?;
+    let next_epoch = keys
+        .epochs()
+        .iter()
+        .map(|epoch| epoch.0 + 1)
+        .fold(census.next, u64::max);
+    let tidied = keys.keep_only(&census.named);
+    if let Err(error) = &tidied {
+        error!(%error, "an old key is not overwritten yet; it is tried again");
+    }
+    Ok(Settled {
+        next_epoch,
+        sweep: census.sweep,
+        tidy: tidied.is_ok(),
+    })
+}
+
+/// The next epoch and those that the store names, each of which has its key.
+pub(super) fn census(database: &Database, keys: &Keys) -> Result<Census, OpenError> {
+    let ring = keys.ring();
+    if !ring.contains_key(&Epoch::HOUSE) {
+        return Err(OpenError::KeysMissing);
+    }
+    let rows = Reader::new(database, &ring).map_err(unreadable)?;
+    let next = rows
+        .get(Table::House(House::Meta), b"next_epoch")
+        .map_err(unreadable)?
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u64::from_be_bytes)
+        .ok_or(OpenError::Damaged("it names no epoch"))?;
+    let mut named = vec![Epoch::HOUSE];
+    for (_, epoch) in rows.all(Table::House(House::Epochs)).map_err(unreadable)? {
+        let epoch = epoch
+            .try_into()
+            .map(|bytes| Epoch(u64::from_be_bytes(bytes)))
+            .map_err(|_| OpenError::Damaged("it names no epoch"))?;
+        named.push(epoch);
+    }
+    if named.iter().any(|epoch| !ring.contains_key(epoch)) {
+        return Err(OpenError::KeysMissing);
+    }
+    let sweep = rows.wants_sweep().map_err(unreadable)?;
+    Ok(Census { next, named, sweep })
+}
+
+fn unreadable(error: StoreError) -> OpenError {
+    match error {
+        StoreError::Disk => OpenError::Io(std::io::Error::other("the disk does not give the data")),
+        StoreError::Damaged | StoreError::StaleEpoch => OpenError::Damaged("a row does not open"),
+        _ => OpenError::Damaged("it cannot be read"),
+    }
+}

@@ -1,0 +1,403 @@
+//! Power cuts: random operations on a disk that keeps a record, cut at any moment, in every way in which what was not
+//! synced may be found. Each image opens by itself, is whole, and holds what was acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
+use hairpin::store::{DiskFile, Options, Store};
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+
+use crate::store_cut::{Cut, Image, Kind};
+use crate::store_lab::{Event, Lab};
+use crate::store_model::{NOW, Op, State, difference, look, perform, random, random_op};
+
+const STORE: &str = "hairpin.redb";
+const KEYS: &str = "hairpin.keys";
+const BLOCK: usize = 4096;
+
+/// What was done, and what the disk got to see of it.
+struct Run {
+    events: Vec<Event>,
+    /// The state after so many operations.
+    states: Vec<State>,
+    /// After so many operations, the link of this epoch is gone.
+    wiped: Vec<(usize, u64)>,
+    /// So many events lie too far back to cut at.
+    settled: usize,
+}
+
+/// A record, as the disk is taken to have kept it.
+type Told = fn(&Run, &Event) -> bool;
+
+fn options() -> Options {
+    Options::default()
+}
+
+/// Does random operations, one by one and several at once, with restarts in between.
+async fn run(random: &mut StdRng, length: usize) -> Run {
+    let lab = Lab::recording();
+    let mut states = vec![State::default()];
+    let mut wiped = Vec::new();
+    let mut epochs: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut next_epoch = 1;
+    let mut store = Store::open_on(lab.arc(), options()).expect("made");
+    lab.mark(0, 0);
+    while states.len() <= length {
+        if random.random_ratio(1, 12) {
+            store.close().await;
+            store = Store::open_on(lab.arc(), options()).expect("opened again");
+            continue;
+        }
+        let done = states.len() - 1;
+        let mut ops: Vec<Op> = Vec::new();
+        let most = if random.random_ratio(1, 4) { 6 } else { 1 };
+        while ops.len() < most {
+            let mut state = states[states.len() - 1].clone();
+            let op = random_op(random, &state);
+            let last = op.wipes().is_some();
+            state.apply(&op);
+            states.push(state);
+            if let Some(session) = op.wipes() {
+                if let Some(gone) = epochs.remove(session) {
+                    wiped.push((states.len() - 1, gone));
+                }
+                if let Op::Wipe(_, Some(_)) = op {
+                    epochs.insert(session, next_epoch);
+                    next_epoch += 1;
+                }
+            }
+            ops.push(op);
+            if last {
+                // What comes after a wipe needs to know the new epoch.
+                break;
+            }
+        }
+        let begun = done + ops.len();
+        lab.mark(begun, done);
+        let mut all: FuturesOrdered<_> = ops.iter().map(|op| perform(&store, op)).collect();
+        let mut acknowledged = done;
+        while let Some(result) = all.next().await {
+            result.expect("nothing is broken");
+            acknowledged += 1;
+            lab.mark(begun, acknowledged);
+        }
+    }
+    store.close().await;
+    Run {
+        events: lab.events(),
+        states,
+        wiped,
+        settled: 0,
+    }
+}
+
+/// What may be found at a cut: nothing before the store was there, else any of the states that were under way.
+struct Allowed<'r> {
+    run: &'r Run,
+    /// None before the store was opened for the first time.
+    marks: Option<(usize, usize)>,
+}
+
+impl Allowed<'_> {
+    fn states(&self) -> &[State] {
+        let (begun, done) = self.marks.unwrap_or((0, 0));
+        &self.run.states[done..=begun]
+    }
+
+    /// Epochs of links that are gone for certain.
+    fn gone(&self) -> BTreeSet<u64> {
+        let done = self.marks.map_or(0, |(_, done)| done);
+        let gone = self.run.wiped.iter().filter(|(after, _)| *after <= done);
+        gone.map(|(_, epoch)| *epoch).collect()
+    }
+}
+
+/// Opens an image and says what is wrong with it.
+async fn check(image: &Image, allowed: &Allowed<'_>) -> Result<(), String> {
+    let empty = Vec::new();
+    let gone = allowed.gone();
+    for block in image.get(KEYS).unwrap_or(&empty).chunks(BLOCK) {
+        if let Some(epoch) = epoch_in(block)
+            && gone.contains(&epoch)
+        {
+            return Err(format!("the key of epoch {epoch} is found after its wipe"));
+        }
+    }
+    if !image.contains_key(STORE) && allowed.marks.is_some() {
+        return Err("the store is gone".to_owned());
+    }
+    let lab = Lab::holding(image.clone());
+    let store = Store::open_on(lab.arc(), options()).map_err(|error| format!("open: {error}"))?;
+    let seen = look(&store)
+        .await
+        .map_err(|error| format!("look: {error}"))?;
+    let states = allowed.states();
+    if !states.contains(&seen) {
+        let nearest = states.last().expect("at least one");
+        return Err(format!("the wrong state: {}", difference(&seen, nearest)));
+    }
+    // What the image lacks is done by the start: keys of nobody, and the sealed bytes of a wiped link.
+    let keys = lab.files()[KEYS].chunks(BLOCK).filter_map(epoch_in).count();
+    if keys != 1 + seen.links.len() {
+        return Err(format!("{keys} keys for {} links", seen.links.len()));
+    }
+    store.close().await;
+    let named = epochs_named(&lab.files()[STORE]);
+    if let Some(left) = named.intersection(&gone).next() {
+        return Err(format!(
+            "epoch {left} is found after its wipe was swept out"
+        ));
+    }
+    whole(lab.files()[STORE].clone())
+}
+
+/// Whose block of the key file this is.
+fn epoch_in(block: &[u8]) -> Option<u64> {
+    let bytes = block.get(5..13)?.try_into().ok()?;
+    (block[..4] == *b"HPK1").then(|| u64::from_be_bytes(bytes))
+}
+
+/// The epochs whose tables' names are found anywhere in the file.
+fn epochs_named(file: &[u8]) -> BTreeSet<u64> {
+    let mut found = BTreeSet::new();
+    for (at, _) in file
+        .windows(4)
+        .enumerate()
+        .filter(|(_, bytes)| *bytes == b"e000")
+    {
+        if file.get(at + 17) == Some(&b'.')
+            && let Ok(digits) = std::str::from_utf8(&file[at + 1..at + 17])
+            && let Ok(epoch) = u64::from_str_radix(digits, 16)
+        {
+            found.insert(epoch);
+        }
+    }
+    found
+}
+
+/// redb's own check.
+fn whole(file: Vec<u8>) -> Result<(), String> {
+    let backend = redb::backends::InMemoryBackend::new();
+    backend
+        .set_len(file.len() as u64)
+        .and_then(|()| backend.write(0, &file))
+        .map_err(|error| error.to_string())?;
+    drop(file);
+    let mut database = redb::Database::builder()
+        .create_with_backend(backend)
+        .map_err(|error| format!("redb: {error}"))?;
+    match database.check_integrity() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("redb repaired it".to_owned()),
+        Err(error) => Err(format!("redb's check: {error}")),
+    }
+}
+
+/// Cuts the power at many moments of a run; how many images were looked at, and what was wrong with the first bad one.
+async fn cut(
+    run: &Run,
+    random: &mut StdRng,
+    images: usize,
+    kept: Told,
+) -> (usize, Result<(), String>) {
+    let events: Vec<&Event> = run.events.iter().filter(|event| kept(run, event)).collect();
+    // Most of them where most is under way: just before a sync.
+    let syncs: Vec<usize> = (run.settled..events.len())
+        .filter(|at| matches!(events[*at], Event::Sync { .. } | Event::SyncNames))
+        .collect();
+    let mut moments: Vec<usize> = (0..images)
+        .map(|_| {
+            if syncs.is_empty() || random.random_ratio(2, 5) {
+                random.random_range(run.settled..events.len())
+            } else {
+                syncs[random.random_range(0..syncs.len())]
+            }
+        })
+        .collect();
+    moments.sort_unstable();
+    let mut disk = Cut::default();
+    let mut marks = None;
+    let mut fed = 0;
+    for (looked, at) in moments.into_iter().enumerate() {
+        while fed < at {
+            disk.feed(events[fed]);
+            if let Event::Mark { begun, done } = events[fed] {
+                marks = Some((*begun, *done));
+            }
+            fed += 1;
+        }
+        let kind = Kind::ALL[random.random_range(0..Kind::ALL.len())];
+        let image = disk.image(kind, random);
+        let allowed = Allowed { run, marks };
+        if let Err(error) = check(&image, &allowed).await {
+            return (looked + 1, Err(format!("{kind:?} at event {at}: {error}")));
+        }
+    }
+    (images, Ok(()))
+}
+
+fn seed() -> u64 {
+    std::env::var("HAIRPIN_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(rand::random)
+}
+
+fn images(short: usize, long: usize) -> usize {
+    if std::env::var_os("HAIRPIN_LONG").is_some() {
+        long
+    } else {
+        short
+    }
+}
+
+fn all(_: &Run, _: &Event) -> bool {
+    true
+}
+
+/// Runs and cuts until so many images were looked at.
+async fn cut_runs(part: u64, wanted: usize) {
+    let seed = seed();
+    println!("HAIRPIN_SEED={seed} repeats this");
+    let mut random = random(seed ^ (part << 56));
+    let mut looked = 0;
+    while looked < wanted {
+        let run = run(&mut random, 24).await;
+        let (images, found) = cut(&run, &mut random, 120.min(wanted - looked), all).await;
+        looked += images;
+        if let Err(error) = found {
+            panic!("HAIRPIN_SEED={seed}, image {looked}: {error}");
+        }
+    }
+    println!("{looked} images");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_power_cut_at_any_moment_the_store_holds_what_was_acknowledged() {
+    cut_runs(1, images(1_000, 25_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_power_cut_at_any_other_moment_too() {
+    cut_runs(2, images(1_000, 25_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
+    let mut random = random(seed());
+    let lab = Lab::recording();
+    let store = Store::open_on(lab.arc(), options()).expect("made");
+    lab.mark(0, 0);
+    store.close().await;
+    let run = Run {
+        events: lab.events(),
+        states: vec![State::default()],
+        wiped: Vec::new(),
+        settled: 0,
+    };
+    let mut disk = Cut::default();
+    let mut marks = None;
+    let mut looked = 0;
+    for (at, event) in run.events.iter().enumerate() {
+        for kind in Kind::ALL {
+            // Nothing is known to be unsynced: every kind gives the same.
+            if disk.is_settled() && kind != Kind::Nothing {
+                continue;
+            }
+            let image = disk.image(kind, &mut random);
+            let found = check(&image, &Allowed { run: &run, marks }).await;
+            found.unwrap_or_else(|error| panic!("{kind:?} at event {at}: {error}"));
+            looked += 1;
+        }
+        disk.feed(event);
+        if let Event::Mark { begun, done } = event {
+            marks = Some((*begun, *done));
+        }
+    }
+    println!("{looked} images of a birth");
+    assert!(looked > 100);
+}
+
+/// A start that finishes what a cut left is cut itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_during_the_start_after_a_power_cut_loses_nothing_either() {
+    let seed = seed();
+    println!("HAIRPIN_SEED={seed} repeats this");
+    let mut random = random(seed);
+    let mut looked = 0;
+    let wanted = images(200, 5_000);
+    while looked < wanted {
+        let first = run(&mut random, 12).await;
+        let mut disk = Cut::default();
+        let mut marks = None;
+        let at = random.random_range(first.events.len() / 4..first.events.len());
+        for event in &first.events[..at] {
+            disk.feed(event);
+            if let Event::Mark { begun, done } = event {
+                marks = Some((*begun, *done));
+            }
+        }
+        if marks.is_none() {
+            continue;
+        }
+        let image = disk.image(Kind::Subset, &mut random);
+        // What was found is durable now; the start goes on from there, and is on record.
+        let lab = Lab::recording_on(image);
+        let settled = lab.events().len();
+        let store = Store::open_on(lab.arc(), options()).expect("opened");
+        let state = look(&store).await.expect("readable");
+        lab.mark(0, 0);
+        let mut after = state.clone();
+        let op = Op::Journal(NOW);
+        after.apply(&op);
+        lab.mark(1, 0);
+        perform(&store, &op).await.expect("nothing is broken");
+        lab.mark(1, 1);
+        store.close().await;
+        let gone = Allowed { run: &first, marks }.gone();
+        let second = Run {
+            events: lab.events(),
+            states: vec![state, after],
+            wiped: gone.into_iter().map(|epoch| (1, epoch)).collect(),
+            settled,
+        };
+        let (images, found) = cut(&second, &mut random, 20, all).await;
+        looked += images;
+        found.unwrap_or_else(|error| panic!("HAIRPIN_SEED={seed}, image {looked}: {error}"));
+    }
+    println!("{looked} images");
+}
+
+/// The same checks over a disk that does not keep to its word must find it out.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_power_cuts_find_a_missing_sync_of_any_kind() {
+    /// The key file is the first that is made.
+    const KEY_FILE: usize = 0;
+    let without_store: Told =
+        |_, event| !matches!(event, Event::Sync { file } if *file != KEY_FILE);
+    let without_keys: Told = |_, event| !matches!(event, Event::Sync { file } if *file == KEY_FILE);
+    let without_names: Told = |_, event| !matches!(event, Event::SyncNames);
+    let mut random = random(seed());
+    for (what, kept) in [
+        ("the store", without_store),
+        ("the keys", without_keys),
+        ("names", without_names),
+    ] {
+        let mut looked = 0;
+        loop {
+            let run = run(&mut random, 24).await;
+            let (images, found) = cut(&run, &mut random, 60, kept).await;
+            looked += images;
+            if let Err(error) = found {
+                println!("without syncs of {what}, image {looked}: {error}");
+                break;
+            }
+            assert!(
+                looked < 600,
+                "a disk without syncs of {what} goes unnoticed"
+            );
+        }
+    }
+}
