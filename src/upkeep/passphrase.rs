@@ -77,11 +77,12 @@ fn empty() -> ExitError {
 fn ask(question: &str) -> Result<SecretText, ExitError> {
     let unread =
         |error: io::Error| ExitError::failed(format!("the passphrase cannot be read: {error}"));
+    // First: what is typed from the question on is not shown.
+    let _unseen = Unseen::begin().map_err(unread)?;
     let mut err = io::stderr().lock();
     write!(err, "{question}")
         .and_then(|()| err.flush())
         .map_err(unread)?;
-    let _unseen = Unseen::begin().map_err(unread)?;
     let mut line = Zeroizing::new(Vec::with_capacity(usize::from(LONGEST)));
     io::stdin()
         .lock()

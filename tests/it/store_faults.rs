@@ -140,7 +140,9 @@ async fn broken(fault: Fault, at: u64, lasting: bool) -> bool {
         if lab.plan.hits() > before {
             lab.plan.heal();
             well(&store).await;
-            let seen = look(&store).await.expect("readable again");
+            let seen = look(&store)
+                .await
+                .unwrap_or_else(|error| panic!("{}: {error}", name(number)));
             assert_same(&seen, &state, &name(number));
         }
         if let Step::Do(op) = &step
