@@ -561,6 +561,20 @@ mod tests {
         assert_eq!(Settings::read(&sources).expect("flag").listen.port(), 3);
     }
 
+    /// The number of the link is what a person types, each time: there is no other place it could come from.
+    #[test]
+    fn no_setting_holds_a_number_of_the_salons() {
+        for (key, _) in KEYS {
+            for word in ["phone", "line", "default"] {
+                assert!(!key.contains(word), "{key}");
+            }
+            assert!(
+                !key.contains("number") || *key == "pairing.requests_per_number",
+                "{key}"
+            );
+        }
+    }
+
     #[test]
     fn every_key_has_its_variable_and_its_place_in_the_file() {
         for (key, is_list) in KEYS {

@@ -43,11 +43,12 @@ pub(super) fn phone(
         Ok(())
     };
     if let Some("-") = number {
-        for line in std::io::stdin().lock().lines() {
+        for line in std::io::stdin().lock().split(b'\n') {
             let line = line.map_err(|error| {
                 ExitError::failed(format!("standard input cannot be read: {error}"))
             })?;
-            answer(&line, true)?;
+            // What is no text is no number, and gets its answer like every other line.
+            answer(&String::from_utf8_lossy(&line), true)?;
         }
         // Each refusal stands on its own line already.
         refused.map_or(Ok(()), |_| Err(ExitError::wrong_use("")))

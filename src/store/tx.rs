@@ -347,7 +347,9 @@ impl<'t> Writer<'t> {
             .into_iter()
             .map(|(key, _)| key)
             .collect();
-        self.delete_all(table, &keys)?;
+        if !keys.is_empty() {
+            self.delete_all(table, &keys)?;
+        }
         Ok(keys)
     }
 

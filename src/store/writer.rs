@@ -467,7 +467,12 @@ impl Scribe {
 
     /// Opens the file and the keys anew, as a start does: checked, settled, and without what a failed commit left.
     fn reopen(&mut self) -> bool {
-        let mut slot = self.shared.database_alone();
+        let shared = Arc::clone(&self.shared);
+        let mut slot = shared.database_alone();
+        self.open_into(&mut slot)
+    }
+
+    fn open_into(&mut self, slot: &mut Option<Database>) -> bool {
         // Dropped first: redb locks the file.
         *slot = None;
         match birth::open_again(&self.shared.place) {
@@ -478,7 +483,6 @@ impl Scribe {
             }) => {
                 self.shared.set_keys(keys.ring());
                 *slot = Some(database);
-                drop(slot);
                 self.keys = keys;
                 self.next_epoch = self.next_epoch.max(settled.next_epoch);
                 self.tidy = settled.tidy;
@@ -489,7 +493,6 @@ impl Scribe {
                 true
             }
             Err(error) => {
-                drop(slot);
                 if self.retry.is_none() {
                     error!(%error, "the store cannot be opened again yet");
                 }
@@ -549,16 +552,20 @@ impl Scribe {
 
     /// Sweeps what a wipe left in free pages out of the file; whether it is out for good.
     fn sweep_out(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let mut slot = shared.database_alone();
         let swept = catch_unwind(AssertUnwindSafe(|| {
-            let mut slot = self.shared.database_alone();
             let database = slot.as_mut().ok_or(StoreError::Disk)?;
-            sweep(database, &self.shared.place)
+            sweep(database, &shared.place)?;
+            commit_on(database, &shared.keys(), |writer| writer.swept().map(drop))
         }))
-        .unwrap_or(Err(StoreError::Fault))
-        .and_then(|()| commit_alone(&self.shared, |writer| writer.swept().map(drop)));
+        .unwrap_or(Err(StoreError::Fault));
         if let Err(error) = swept {
             warn!(%error, "what a wipe left was not swept out of the file; it is tried again");
-            self.shared.unwell.store(true, Ordering::SeqCst);
+            // Before anybody reads: redb does nothing more with this handle.
+            if !self.open_into(&mut slot) {
+                shared.unwell.store(true, Ordering::SeqCst);
+            }
         }
         swept.is_ok()
     }
@@ -671,9 +678,16 @@ fn commit_alone(
 ) -> Result<(), StoreError> {
     let guard = shared.database();
     let database = guard.as_ref().ok_or(StoreError::Disk)?;
-    let ring = shared.keys();
+    commit_on(database, &shared.keys(), work)
+}
+
+fn commit_on(
+    database: &Database,
+    ring: &KeyRing,
+    work: impl FnOnce(&Writer<'_>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
     let transaction = database.begin_write()?;
-    work(&Writer::new(&transaction, &ring))?;
+    work(&Writer::new(&transaction, ring))?;
     Ok(transaction.commit()?)
 }
 

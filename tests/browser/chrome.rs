@@ -69,7 +69,7 @@ impl Driver {
             line.clear();
             if output.read_line(&mut line).expect("chromedriver's words") == 0 {
                 drop(leash);
-                shell.wait().expect("the shell's end");
+                shell.wait().expect("ended");
                 return None;
             }
             if let Some((_, port)) = line.trim_end().rsplit_once("successfully on port ") {

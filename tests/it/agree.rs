@@ -1,5 +1,5 @@
 //! Everybody is told the same: through a random schedule of faults and wishes, whenever nothing moves, the page, the
-//! HTTP status, `/readyz`, the metrics, the journal and what the simulated WhatsApp knows agree with each other.
+//! terminal, the HTTP status, `/readyz`, the metrics, the journal and what the simulated WhatsApp knows agree with each other.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::rig::{ANNA, BORIS, Rig};
 use crate::supervision::never_two_connections;
+use crate::terminal::run;
 use crate::web_support::Socket;
 
 /// How long they may take to agree once nothing moves.
@@ -82,6 +83,19 @@ fn code_by_journal(journal: &[Value]) -> bool {
         .unwrap_or(false)
 }
 
+/// What `hairpin status` says of the session.
+async fn terminal(rig: &Rig) -> Value {
+    let data = rig.data();
+    let said = tokio::task::spawn_blocking(move || run(&data, &["status", "--json"]))
+        .await
+        .expect("run");
+    let all: Value = serde_json::from_str(said.answer()).expect("JSON");
+    let mut status = all[0].clone();
+    let running = status.as_object_mut().expect("a status").remove("running");
+    assert_eq!(running, Some(json!(true)));
+    status
+}
+
 /// What disagrees now, if anything does.
 async fn disagreement(rig: &Rig, page: &mut Page) -> Option<String> {
     page.listen().await;
@@ -92,10 +106,15 @@ async fn disagreement(rig: &Rig, page: &mut Page) -> Option<String> {
     let metrics = rig.ask("GET", "/api/v1/metrics", None).await.json();
     let journal = rig.audit().await;
     let open = rig.sim.open_connections();
+    let terminal = terminal(rig).await;
     if rig.status("salon").await != status {
         return Some(format!("it moved on from {status}"));
     }
-    for (who, told) in [("the page", &page.status), ("a new page", &fresh.status)] {
+    for (who, told) in [
+        ("the page", &page.status),
+        ("a new page", &fresh.status),
+        ("the terminal", &terminal),
+    ] {
         if *told != status {
             return Some(format!("{who} says {told}, HTTP says {status}"));
         }
@@ -301,7 +320,8 @@ async fn step(rig: &mut Rig, page: &mut Page, random: &mut StdRng, outage: &mut 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn page_http_readyz_metrics_and_journal_agree_at_every_moment_of_a_random_fault_schedule() {
+async fn page_terminal_http_readyz_metrics_and_journal_agree_at_every_moment_of_a_random_fault_schedule()
+ {
     let seed = std::env::var("HAIRPIN_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok())

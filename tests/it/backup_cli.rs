@@ -15,8 +15,7 @@ use tempfile::TempDir;
 use crate::backup::{contents, filled};
 use crate::control::{NOBODY, is_root};
 use crate::process::Serve;
-use crate::rig::{ANNA, BORIS, open};
-use crate::supervision::SmallDisk;
+use crate::rig::{ANNA, BORIS, SmallDisk, open};
 use crate::terminal::{Said, Terminal, hairpin, run};
 
 const NOW: i64 = 1_764_046_501_000;

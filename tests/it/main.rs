@@ -22,6 +22,7 @@ mod store_cut;
 mod store_differential;
 mod store_faults;
 mod store_fencing;
+mod store_kill;
 mod store_lab;
 mod store_model;
 mod store_rows;

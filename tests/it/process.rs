@@ -247,16 +247,17 @@ fn the_phone_command_answers_standard_input_line_by_line() {
         .stdin
         .take()
         .expect("piped")
-        .write_all(b"89001234567\n123\n5511987654321\n")
+        .write_all(b"89001234567\r\n\xff\xfe\n123\n5511987654321")
         .expect("written");
     let output = child.wait_with_output().expect("ended");
     let answers = text(&output.stdout);
     let lines: Vec<&str> = answers.lines().collect();
-    assert_eq!(lines.len(), 3, "one answer a line");
+    assert_eq!(lines.len(), 4, "one answer a line");
     assert!(
         lines[0].starts_with("+79001234567")
             && lines[1].starts_with("refused: ")
-            && lines[2].contains("BR")
+            && lines[2].starts_with("refused: ")
+            && lines[3].contains("BR")
     );
     assert_eq!(output.status.code(), Some(2));
 }
@@ -308,6 +309,66 @@ async fn serve_says_where_it_is_and_stops_clean_on_both_signals() {
             started.elapsed()
         );
     }
+}
+
+#[test]
+fn the_key_is_never_printed_into_the_journal() {
+    use std::os::unix::fs::MetadataExt;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let journal = std::fs::File::create(folder.path().join("journal")).expect("a file");
+    let about = journal.metadata().expect("there");
+    let out = hairpin(
+        &["serve", "--listen", "127.0.0.1:0", "--open-key"],
+        folder.path(),
+    )
+    .env("JOURNAL_STREAM", format!("{}:{}", about.dev(), about.ino()))
+    .stdout(journal)
+    .output()
+    .expect("run");
+    assert_eq!(out.status.code(), Some(2));
+    let said = text(&out.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("hairpin access-key"), "{said}");
+    let journal = std::fs::read(folder.path().join("journal")).expect("readable");
+    assert!(journal.is_empty());
+    assert!(!folder.path().join(".local").exists(), "nothing was begun");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_in_the_environment_is_nobodys_default() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sim = Sim::start().await;
+    let names = [
+        "PHONE",
+        "PHONE_NUMBER",
+        "NUMBER",
+        "PAIRING_PHONE",
+        "PAIRING_NUMBER",
+        "DEFAULT_PHONE",
+    ];
+    for name in names {
+        let name = format!("HAIRPIN_{name}");
+        // A variable that nothing reads is either refused at the start or has no effect.
+        let serve = Serve::start(
+            folder.path(),
+            &sim.url(),
+            &[(&name, CANARY), ("PHONE_NUMBER", CANARY)],
+        );
+        for body in ["{}", r#"{"phoneNumber":null}"#, r#"{"phoneNumber":""}"#] {
+            let (status, problem) = serve
+                .ask("POST", "/api/v1/sessions/salon/pairing-code", body)
+                .await
+                .expect("answered");
+            assert!(
+                (400..500).contains(&status),
+                "{name} {body}: {status} {problem}"
+            );
+        }
+        serve.signal(rustix::process::Signal::TERM);
+        assert_eq!(serve.ended(), Some(0));
+    }
+    assert_eq!(sim.total_connections(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

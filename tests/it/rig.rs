@@ -8,7 +8,7 @@ use std::time::Duration;
 use hairpin::app::Appliance;
 use hairpin::config::{Settings, Sources};
 use hairpin::store::{LinkRow, Options, Store};
-use hairpin_sim::{Sim, SimConfig};
+use hairpin_sim::{Sim, SimConfig, Step};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -206,6 +206,22 @@ impl Rig {
         self.state(session, "CONNECTED").await;
     }
 
+    /// A text of the number's phone reaches the link, is read, and acknowledged.
+    pub async fn reads_what_the_phone_writes(&self, number: &str) {
+        let phone = self.sim.phone(number);
+        let mark = self.sim.mark();
+        let device = phone.devices()[0].id;
+        let id = phone
+            .send_text(device, "Are you there?")
+            .await
+            .expect("sent");
+        self.sim
+            .wait_for_after(mark, |event| {
+                event.step == Step::Receipt && event.note.contains(&id)
+            })
+            .await;
+    }
+
     pub async fn audit(&self) -> Vec<Value> {
         let answer = self.ask("GET", "/api/v1/audit", None).await;
         assert_eq!(answer.status, 200);
@@ -226,4 +242,47 @@ pub fn code_of(answer: &Answer) -> String {
         String::from_utf8_lossy(&answer.body)
     );
     answer.json()["code"].as_str().expect("a code").to_owned()
+}
+
+/// A small disk of its own, where this process may mount one.
+pub struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    pub fn mount(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(folder.path())
+            .status()
+            .is_ok_and(|status| status.success());
+        mounted.then_some(Self(folder))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Where the appliance keeps its data on it.
+    pub fn data(&self) -> String {
+        self.0.path().join("data").display().to_string()
+    }
+
+    /// Takes all the room there is.
+    pub fn fill(&self) {
+        use std::io::Write;
+        let mut filler = std::fs::File::create(self.0.path().join("filler")).expect("a file");
+        while filler.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    pub fn free(&self) {
+        std::fs::remove_file(self.0.path().join("filler")).expect("removed");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg(self.0.path())
+            .status();
+    }
 }

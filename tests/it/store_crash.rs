@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 
 use crate::store_cut::{Cut, Image, Kind};
 use crate::store_lab::{Event, Lab};
-use crate::store_model::{NOW, Op, State, difference, look, perform, random, random_op};
+use crate::store_model::{NOW, Op, State, difference, look, next_ops, perform, random};
 
 const STORE: &str = "hairpin.redb";
 const KEYS: &str = "hairpin.keys";
@@ -51,27 +51,17 @@ async fn run(random: &mut StdRng, length: usize) -> Run {
             continue;
         }
         let done = states.len() - 1;
-        let mut ops: Vec<Op> = Vec::new();
-        let most = if random.random_ratio(1, 4) { 6 } else { 1 };
-        while ops.len() < most {
-            let mut state = states[states.len() - 1].clone();
-            let op = random_op(random, &state);
-            let last = op.wipes().is_some();
-            state.apply(&op);
-            states.push(state);
-            if let Some(session) = op.wipes() {
-                if let Some(gone) = epochs.remove(session) {
-                    wiped.push((states.len() - 1, gone));
-                }
-                if let Op::Wipe(_, Some(_)) = op {
-                    epochs.insert(session, next_epoch);
-                    next_epoch += 1;
-                }
+        let ops = next_ops(random, &mut states);
+        for (after, op) in (done + 1..).zip(&ops) {
+            let Some(session) = op.wipes() else {
+                continue;
+            };
+            if let Some(gone) = epochs.remove(session) {
+                wiped.push((after, gone));
             }
-            ops.push(op);
-            if last {
-                // What comes after a wipe needs to know the new epoch.
-                break;
+            if let Op::Wipe(_, Some(_)) = op {
+                epochs.insert(session, next_epoch);
+                next_epoch += 1;
             }
         }
         let begun = done + ops.len();

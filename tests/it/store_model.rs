@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Debug;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use hairpin::store::{
@@ -23,8 +24,10 @@ const LINES: [&str; 3] = ["79001234567", "79007654321", "5511987654321"];
 const SETTINGS: [&str; 2] = ["one", "two"];
 /// So many rows of each family are used.
 const ROWS: u8 = 4;
-/// More than any sequence asks for.
+/// More than is looked for is not told apart.
 const BUDGET: u32 = 12;
+/// Where another process's devices are.
+pub const DEVICES_FILE: &str = "HAIRPIN_TEST_DEVICES";
 
 /// One call of the store.
 #[derive(Debug, Clone)]
@@ -79,10 +82,22 @@ pub struct LinkState {
     pub rows: BTreeMap<(&'static str, u8), Vec<u8>>,
 }
 
-/// Devices with keys of their own, made once.
+/// Devices with keys of their own: made once, or taken over from the process that started this one.
 fn devices() -> &'static [Device] {
     static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
-    DEVICES.get_or_init(|| (0..4).map(|_| Device::new()).collect())
+    DEVICES.get_or_init(|| match std::env::var_os(DEVICES_FILE) {
+        Some(file) => {
+            let bytes = std::fs::read(file).expect("the devices' file");
+            serde_json::from_slice(&bytes).expect("devices")
+        }
+        None => (0..4).map(|_| Device::new()).collect(),
+    })
+}
+
+/// Keeps the devices for a process that is to know the same.
+pub fn write_devices(file: &Path) {
+    let bytes = serde_json::to_vec(devices()).expect("devices");
+    std::fs::write(file, bytes).expect("written");
 }
 
 fn bytes_of(device: &Device) -> Vec<u8> {
@@ -90,7 +105,7 @@ fn bytes_of(device: &Device) -> Vec<u8> {
 }
 
 /// A random operation that makes sense in the state.
-pub fn random_op(random: &mut StdRng, state: &State) -> Op {
+fn random_op(random: &mut StdRng, state: &State) -> Op {
     let session = SESSIONS[random.random_range(0..SESSIONS.len())];
     let row = random.random_range(0..ROWS);
     let byte = random.random_range(1..=u8::MAX);
@@ -130,6 +145,25 @@ pub fn random_op(random: &mut StdRng, state: &State) -> Op {
         37 => Op::Secret(session, row, byte),
         _ => Op::Group(session, row, blob),
     }
+}
+
+/// Draws what is asked for next, one operation or several at once, and what each makes of the last of the states.
+pub fn next_ops(random: &mut StdRng, states: &mut Vec<State>) -> Vec<Op> {
+    let mut ops: Vec<Op> = Vec::new();
+    let most = if random.random_ratio(1, 4) { 6 } else { 1 };
+    while ops.len() < most {
+        let mut state = states.last().expect("one to begin with").clone();
+        let op = random_op(random, &state);
+        // What comes after a wipe needs to know the new epoch.
+        let last = op.wipes().is_some();
+        state.apply(&op);
+        states.push(state);
+        ops.push(op);
+        if last {
+            break;
+        }
+    }
+    ops
 }
 
 /// A generator that a seed repeats.
@@ -187,7 +221,10 @@ impl State {
             Op::Secret(session, row, byte) => set(session, "secret", *row, vec![*byte; 32]),
             Op::Group(session, row, blob) => set(session, "group", *row, blob.clone()),
             Op::Journal(at) => noted(self, *at),
-            Op::Budget(line, _) => *self.budget.entry(line).or_default() += 1,
+            Op::Budget(line, _) => {
+                let spent = self.budget.entry(line).or_default();
+                *spent = BUDGET.min(*spent + 1);
+            }
             Op::Setting(name, value) => {
                 self.settings.insert(name, value.clone());
             }

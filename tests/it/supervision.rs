@@ -16,7 +16,7 @@ use hairpin::words::Lang;
 use hairpin_sim::{Fault, Kick, Sim, Step};
 use serde_json::{Value, json};
 
-use crate::rig::{ANNA, BORIS, PATIENCE, Rig, code_of, open};
+use crate::rig::{ANNA, BORIS, PATIENCE, Rig, SmallDisk, code_of, open};
 
 /// Within this of its cause going away, whatever was wrong is well again.
 pub const HEALED: Duration = Duration::from_secs(30);
@@ -661,7 +661,7 @@ async fn unlinking_without_a_network_wipes_in_time_and_says_that_the_phone_still
 }
 
 /// WhatsApp answers nothing any more on the link's connection.
-async fn fall_silent(sim: &Sim) {
+pub async fn fall_silent(sim: &Sim) {
     let mark = sim.mark();
     assert_eq!(sim.kick(ANNA, &Kick::FallSilent), 1);
     sim.wait_for_after(mark, |event| event.step == Step::Trouble)
@@ -1324,51 +1324,13 @@ async fn clocks() {
     rig.stop().await;
 }
 
-/// A small disk of its own, where this process may mount one.
-pub struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    pub fn mount(size: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(folder.path())
-            .status()
-            .is_ok_and(|status| status.success());
-        mounted.then_some(Self(folder))
-    }
-
-    pub fn path(&self) -> &std::path::Path {
-        self.0.path()
-    }
-
-    /// Takes all the room there is.
-    pub fn fill(&self) {
-        use std::io::Write;
-        let mut filler = std::fs::File::create(self.0.path().join("filler")).expect("a file");
-        while filler.write_all(&[0; 4096]).is_ok() {}
-    }
-
-    pub fn free(&self) {
-        std::fs::remove_file(self.0.path().join("filler")).expect("removed");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount")
-            .arg(self.0.path())
-            .status();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_a_link_and_room_on_it_brings_it_back_with_nothing_lost() {
     let Some(disk) = SmallDisk::mount("24m") else {
         eprintln!("no small disk can be mounted here; this is proved where one can");
         return;
     };
-    let data = disk.0.path().join("data").display().to_string();
+    let data = disk.data();
     let mut rig = Rig::with(&[("data_dir", &data)]).await;
     rig.link("salon", ANNA).await;
     let device = rig.sim.phone(ANNA).devices()[0].id;
@@ -1407,18 +1369,7 @@ async fn a_full_disk_stops_a_link_and_room_on_it_brings_it_back_with_nothing_los
     assert!(rig.reconnects("store").await >= 1);
     // The fresh client reads what the phone writes, and goes on doing so after a restart.
     for round in 0..2 {
-        let mark = rig.sim.mark();
-        let id = rig
-            .sim
-            .phone(ANNA)
-            .send_text(device, "are you well again?")
-            .await
-            .expect("sent");
-        rig.sim
-            .wait_for_after(mark, |event| {
-                event.step == Step::Receipt && event.note.contains(&id)
-            })
-            .await;
+        rig.reads_what_the_phone_writes(ANNA).await;
         if round == 0 {
             rig.restart().await;
             rig.state("salon", "CONNECTED").await;

@@ -155,3 +155,46 @@ fn agree(ours: &KeyPair, theirs: &[u8; 32]) -> Option<[u8; 32]> {
     let theirs = PublicKey::from_djb_public_key_bytes(theirs).ok()?;
     ours.calculate_agreement(&theirs).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The companion's answer, with a signature over what it is told to sign.
+    fn answer(accepted: &Acceptance, companion: &KeyPair, signs: &[u8]) -> Vec<u8> {
+        codec::adv_signed_device_identity_to_vec(&wa::ADVSignedDeviceIdentity {
+            details: Some(accepted.details.clone()),
+            account_signature_key: None,
+            account_signature: Some(accepted.signature.clone()),
+            device_signature: Some(
+                companion
+                    .calculate_signature(signs, &mut rand::rng())
+                    .expect("signed")
+                    .to_vec(),
+            ),
+        })
+    }
+
+    #[test]
+    fn a_device_signature_by_another_key_or_over_other_bytes_is_refused() {
+        let account = KeyPair::generate(&mut rand::rng());
+        let companion = KeyPair::generate(&mut rand::rng());
+        let (key, identity) = (raw(&account.public_key), raw(&companion.public_key));
+        let accepted = accept(&account, &identity, 1, &[7; 32]).expect("accepted");
+        let signs = [&[6, 1], &accepted.details[..], &identity, &key].concat();
+        let check = |answer: &[u8], signature: &[u8]| {
+            check_device_signature(answer, &accepted.details, signature, &key, &identity)
+        };
+        let right = answer(&accepted, &companion, &signs);
+        assert_eq!(check(&right, &accepted.signature), Ok(()));
+        assert!(
+            check(&right, &[0; 64]).is_err(),
+            "another account signature"
+        );
+        let other = answer(&accepted, &account, &signs);
+        assert!(check(&other, &accepted.signature).is_err(), "another key");
+        let other = answer(&accepted, &companion, &signs[1..]);
+        assert!(check(&other, &accepted.signature).is_err(), "other bytes");
+        assert!(check(b"nonsense", &accepted.signature).is_err());
+    }
+}

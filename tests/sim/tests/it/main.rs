@@ -4,4 +4,5 @@ mod companion;
 mod control;
 mod crowd;
 mod links;
+mod strict;
 mod trouble;

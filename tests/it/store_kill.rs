@@ -1,0 +1,302 @@
+//! kill -9 under load: a process of its own does random operations and says what was acknowledged; whenever it is killed,
+//! the next opening finds all of that, and nothing that was wiped.
+
+use std::io::{BufRead, BufReader, Lines};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
+use hairpin::store::{Options, Store};
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use crate::process::Serve;
+use crate::store_model::{
+    self, DEVICES_FILE, Op, State, difference, look, next_ops, perform, write_devices,
+};
+use crate::store_support::{copy, folder, seed};
+
+const FOLDER: &str = "HAIRPIN_TEST_FOLDER";
+const SEED: &str = "HAIRPIN_TEST_SEED";
+/// What the child says begins with this; anything else is the test runner's.
+const SAYS: &str = "@";
+/// So many kills hit one store before another is born.
+const LIVES: usize = 5;
+/// The most that is said before a kill.
+const LONGEST: usize = 60;
+
+/// What is killed. Works until then.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "is started, and killed, by the test below"]
+async fn a_process_that_works_until_it_is_killed() {
+    let variable = |name: &str| std::env::var(name).expect("it is started by the test below");
+    let folder = variable(FOLDER);
+    let mut random = store_model::random(variable(SEED).parse().expect("a seed"));
+    println!("{SAYS}opening");
+    let store = Store::open(Path::new(&folder), Options::default()).expect("opened");
+    let mut states = vec![look(&store).await.expect("readable")];
+    println!("{SAYS}0 0");
+    loop {
+        let done = states.len() - 1;
+        let ops = next_ops(&mut random, &mut states);
+        let begun = done + ops.len();
+        println!("{SAYS}{begun} {done}");
+        let mut all: FuturesOrdered<_> = ops.iter().map(|op| perform(&store, op)).collect();
+        let mut acknowledged = done;
+        while let Some(result) = all.next().await {
+            result.expect("nothing is broken");
+            acknowledged += 1;
+            println!("{SAYS}{begun} {acknowledged}");
+        }
+    }
+}
+
+/// How far the child has come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Heard {
+    begun: usize,
+    done: usize,
+    is_open: bool,
+}
+
+struct Worker {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    heard: Heard,
+}
+
+impl Worker {
+    fn start(folder: &Path, devices: &Path, seed: u64) -> Self {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--ignored", "--exact", "--nocapture"])
+            .arg("store_kill::a_process_that_works_until_it_is_killed")
+            .env(FOLDER, folder)
+            .env(SEED, seed.to_string())
+            .env(DEVICES_FILE, devices)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let out = child.stdout.take().expect("a pipe");
+        Self {
+            child,
+            lines: BufReader::new(out).lines(),
+            heard: Heard::default(),
+        }
+    }
+
+    /// The next thing it says; none after its end.
+    fn hear(&mut self) -> Option<()> {
+        loop {
+            let line = self.lines.next()?.expect("readable");
+            let Some(said) = line.strip_prefix(SAYS) else {
+                continue;
+            };
+            if let Some((begun, done)) = said.split_once(' ') {
+                self.heard = Heard {
+                    begun: begun.parse().expect("a number"),
+                    done: done.parse().expect("a number"),
+                    is_open: true,
+                };
+            }
+            return Some(());
+        }
+    }
+
+    /// Kills it; how far it had come. What it has said is in the pipe, even if nobody had heard it yet.
+    fn kill(mut self) -> Heard {
+        self.child.kill().expect("alive until now");
+        self.child.wait().expect("ended");
+        while self.hear().is_some() {}
+        self.heard
+    }
+}
+
+fn kills(short: usize, long: usize) -> usize {
+    if std::env::var_os("HAIRPIN_LONG").is_some() {
+        long
+    } else {
+        short
+    }
+}
+
+/// A moment within an operation, not at its end.
+fn a_moment(random: &mut StdRng) {
+    let until = Instant::now() + Duration::from_micros(random.random_range(0..3_000));
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+}
+
+/// How many keys the file holds.
+fn keys(folder: &Path) -> usize {
+    let bytes = std::fs::read(folder.join("hairpin.keys")).unwrap_or_default();
+    let used = bytes
+        .chunks(4096)
+        .filter(|block| block.starts_with(b"HPK1"));
+    used.count()
+}
+
+/// Looks at a copy: the next process finds the files as the kill has left them.
+async fn seen_in(killed: &Path) -> State {
+    let copy = copy(killed);
+    let store = Store::open(copy.path(), Options::default()).expect("it opens by itself");
+    let seen = look(&store).await.expect("readable");
+    assert_eq!(keys(copy.path()), 1 + seen.links.len(), "a key for each");
+    store.close().await;
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
+    let kills = kills(50, 1_000);
+    let seed = seed();
+    println!("HAIRPIN_SEED={seed} repeats this");
+    let mut random = store_model::random(seed ^ 0x4b49_4c4c);
+    let devices = folder();
+    let devices = devices.path().join("devices");
+    write_devices(&devices);
+    let (mut lost_none_of, mut within, mut births) = (0, 0, 0);
+    let mut home = folder();
+    let mut before = State::default();
+    for kill in 0..kills {
+        if kill % LIVES == 0 {
+            home = folder();
+            before = State::default();
+        }
+        let ops_seed: u64 = random.random();
+        let mut worker = Worker::start(home.path(), &devices, ops_seed);
+        // The first ones are killed while the store is being made.
+        let first = kill % LIVES == 0 && random.random();
+        let most = if first { 2 } else { LONGEST };
+        for _ in 0..random.random_range(1..most) {
+            worker
+                .hear()
+                .unwrap_or_else(|| panic!("HAIRPIN_SEED={seed}, kill {kill}: it ended by itself"));
+        }
+        a_moment(&mut random);
+        let heard = worker.kill();
+        let name = format!("HAIRPIN_SEED={seed}, kill {kill} after {heard:?}");
+        if !home.path().join("hairpin.redb").exists() {
+            assert!(!heard.is_open && kill % LIVES == 0, "{name}: no store");
+            births += 1;
+            continue;
+        }
+        let mut states = vec![before];
+        let mut wants_key = false;
+        let mut drawn = store_model::random(ops_seed);
+        while states.len() <= heard.begun {
+            let ops = next_ops(&mut drawn, &mut states);
+            wants_key = matches!(ops.last(), Some(Op::Wipe(_, Some(_))));
+        }
+        let allowed = &states[heard.done..=heard.begun];
+        let used = keys(home.path());
+        let seen = seen_in(home.path()).await;
+        assert!(
+            allowed.contains(&seen),
+            "{name}: {}",
+            difference(&seen, &allowed[0])
+        );
+        // An acknowledged wipe has taken the old key with it, before any start tidies up.
+        let most = allowed.iter().map(|state| 1 + state.links.len()).max();
+        let under_way = usize::from(wants_key && heard.begun > heard.done);
+        assert!(
+            used <= most.expect("one") + under_way,
+            "{name}: {used} keys are in the file"
+        );
+        lost_none_of += heard.done;
+        within += usize::from(heard.begun > heard.done);
+        before = seen;
+    }
+    println!(
+        "{kills} kills, {within} of them within an operation, {births} before there was a store; \
+         nothing lost of {lost_none_of} acknowledged operations"
+    );
+    assert!(within > kills / 10, "the kills hit something");
+}
+
+/// Renames one room as fast as it is answered, until nobody answers; the last name asked for and the last answered.
+async fn rename_until_killed(
+    at: SocketAddr,
+    key: &str,
+    (room, from): (usize, u32),
+    heard: mpsc::UnboundedSender<()>,
+) -> (u32, u32) {
+    let mut answered = from;
+    loop {
+        let asked = answered + 1;
+        let body = format!(r#"{{"name": "{asked}"}}"#);
+        let request = format!(
+            "PUT /api/v1/sessions/room-{room} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut answer = Vec::new();
+        let exchange = async {
+            let mut stream = TcpStream::connect(at).await?;
+            stream.write_all(request.as_bytes()).await?;
+            stream.read_to_end(&mut answer).await
+        };
+        let whole = exchange.await.is_ok();
+        match answer.get(..12) {
+            Some(b"HTTP/1.1 200" | b"HTTP/1.1 201") => {
+                answered = asked;
+                // Whoever counts has counted enough once the kill is under way.
+                let _ = heard.send(());
+            }
+            Some(head) if whole => panic!("{:?}", String::from_utf8_lossy(head)),
+            _ => return (asked, answered),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_killed_while_it_answers_remembers_what_it_has_answered() {
+    const ROOMS: usize = 6;
+    let seed = seed();
+    println!("HAIRPIN_SEED={seed} repeats this");
+    let mut random = store_model::random(seed ^ 0x5052_4f47);
+    let folder = tempfile::tempdir().expect("a folder");
+    let sim = hairpin_sim::Sim::start().await;
+    let mut names: Vec<(u32, u32)> = vec![(0, 0); ROOMS];
+    let mut answers = 0;
+    for kill in 0..=kills(6, 60) {
+        let serve = Serve::start(folder.path(), &sim.url(), &[]);
+        for (room, (asked, answered)) in names.iter_mut().enumerate() {
+            let path = format!("/api/v1/sessions/room-{room}");
+            let (status, body) = serve.ask("GET", &path, "").await.expect("answered");
+            let name = match status {
+                404 => 0,
+                _ => body["name"].as_str().expect("a name").parse().expect("one"),
+            };
+            assert!(
+                (*answered..=*asked).contains(&name),
+                "HAIRPIN_SEED={seed}, kill {kill}: room {room} is {name}, but {answered} was answered"
+            );
+            *answered = name;
+        }
+        let (told, mut heard) = mpsc::unbounded_channel();
+        let work = (0..ROOMS).map(|room| {
+            let (at, key, told) = (serve.address, serve.key.clone(), told.clone());
+            let from = names[room].1;
+            tokio::spawn(async move { rename_until_killed(at, &key, (room, from), told).await })
+        });
+        let work: Vec<_> = work.collect();
+        for _ in 0..random.random_range(0..80) {
+            heard.recv().await.expect("somebody is at work");
+        }
+        serve.signal(rustix::process::Signal::KILL);
+        for (room, work) in work.into_iter().enumerate() {
+            let (asked, answered) = work.await.expect("no panic");
+            answers += answered - names[room].1;
+            names[room] = (asked, answered);
+        }
+        assert_eq!(serve.ended(), None, "killed");
+    }
+    println!("nothing lost of {answers} answers");
+    assert!(answers > 50, "too few to tell: {answers}");
+}
