@@ -256,6 +256,30 @@ mod tests {
         }
     }
 
+    /// The same with room for no more than so many bytes.
+    #[derive(Debug)]
+    struct Full(Taped, u64);
+    impl DiskFile for Full {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            self.0.set_len(length)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.0.sync_data()
+        }
+        fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            if offset + bytes.len() as u64 > self.1 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.0.write(offset, bytes)
+        }
+    }
+
     #[tokio::test]
     async fn a_cut_anywhere_in_a_rotation_loses_no_key_and_the_next_start_goes_on() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -315,34 +339,12 @@ mod tests {
         fill(folder.path(), Some(first())).await;
         let path = folder.path().join(FILE);
         let whole = std::fs::read(&path).expect("read");
-        // Room for one more block only, the one that a wipe left.
-        #[derive(Debug)]
-        struct Full(Taped, u64);
-        impl DiskFile for Full {
-            fn len(&self) -> io::Result<u64> {
-                self.0.len()
-            }
-            fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-                self.0.read(offset, out)
-            }
-            fn set_len(&self, length: u64) -> io::Result<()> {
-                self.0.set_len(length)
-            }
-            fn sync_data(&self) -> io::Result<()> {
-                self.0.sync_data()
-            }
-            fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-                if offset + bytes.len() as u64 > self.1 {
-                    return Err(io::ErrorKind::StorageFull.into());
-                }
-                self.0.write(offset, bytes)
-            }
-        }
         let tape = Arc::new(Mutex::new(Tape {
             bytes: whole.clone(),
             durable: whole.clone(),
             ..Tape::default()
         }));
+        // The one block that a wipe left.
         let file = Full(Taped(Arc::clone(&tape)), whole.len() as u64);
         let both = Some(second().or_old(&FIRST));
         let mut keys = Keys::open(Box::new(file), both.clone()).expect("opened");
