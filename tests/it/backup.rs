@@ -613,6 +613,29 @@ async fn a_store_in_use_is_not_replaced_and_an_unreadable_one_is_set_aside_whole
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_running_appliance_keeps_restores_out_even_while_its_file_is_not_open() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = filled(folder.path()).await;
+    let sealed = store.backup(&credential(), NOW).expect("a backup");
+    // As while it is opened anew: nobody holds a lock on what lies under the name.
+    let file = folder.path().join("hairpin.redb");
+    std::fs::copy(&file, folder.path().join("copy")).expect("copied");
+    std::fs::rename(folder.path().join("copy"), &file).expect("renamed");
+    let before = contents(folder.path());
+    let backup = Backup::open(&sealed, &credential()).expect("opened");
+    let refused = backup.restore(folder.path(), None, NOW).await;
+    assert!(matches!(
+        refused,
+        Err(RestoreError::Store(OpenError::InUse))
+    ));
+    let refused = Store::set_aside(folder.path(), NOW);
+    assert!(matches!(refused, Err(OpenError::InUse)));
+    assert!(contents(folder.path()) == before);
+    store.close().await;
+    assert!(Store::set_aside(folder.path(), NOW).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backup_from_a_newer_layout_is_refused_and_nothing_is_changed() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = filled(folder.path()).await;

@@ -489,6 +489,50 @@ async fn check_finds_what_opening_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_a_newer_version_is_left_as_it_is_until_a_backup_replaces_it() {
+    let sim = Sim::start().await;
+    let house = House::new().await;
+    let file = house.data.join("hairpin.redb");
+    {
+        let database = redb::Database::open(&file).expect("opened");
+        let transaction = database.begin_write().expect("begun");
+        transaction
+            .open_table(redb::TableDefinition::<&str, u32>::new("layout"))
+            .expect("opened")
+            .insert("layout", 99)
+            .expect("put");
+        transaction.commit().expect("committed");
+    }
+    let newer = contents(&house.data);
+    for args in [&["check"][..], &["backup", "copy"]] {
+        let said = house.run(args);
+        let line = said.complaint(4);
+        assert!(line.contains("newer version (layout 99)"), "{said:?}");
+    }
+    let url = sim.url();
+    let serve = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--whatsapp-url",
+        url.as_str(),
+    ];
+    for _ in 0..2 {
+        let mut running = Terminal::of(house.command(&serve));
+        running.says("Hairpin is at").await;
+        assert!(house.run(&["status"]).complaint(4).contains("layout 99"));
+        running.signal(Signal::TERM);
+        assert_eq!(running.ended().await.code, Some(0));
+        let mut now = contents(&house.data);
+        now.retain(|path, _| newer.contains_key(path));
+        assert!(now == newer);
+    }
+    house.restore().answer();
+    assert!(aside(&house.data)["hairpin.redb"] == newer[&file]);
+    house.is_sound();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_keeps_the_old_store_and_the_old_backup() {
     let Some(disk) = SmallDisk::mount("16m") else {
         eprintln!("no small disk can be mounted here; this is proved where one can");

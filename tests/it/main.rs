@@ -3,6 +3,7 @@
 mod agree;
 mod backup;
 mod backup_cli;
+mod backup_docs;
 mod by_hand;
 mod control;
 mod control_link;
