@@ -221,6 +221,10 @@ impl Tools {
             phone: Some(request.phone.masked()),
             ..self.entry(JournalWhat::Requested, Some(&request.asker))
         };
+        // Of a live link WhatsApp is told first: a disk on which the wipe then fails would have cost the link.
+        if request.replace.is_some() && self.store.make_room().await.is_err() {
+            return false;
+        }
         self.store.append_journal(vec![entry]).await.is_ok()
     }
 

@@ -59,6 +59,11 @@ pub use restore::{Backup, Restored};
 const SESSIONS: Table = Table::House(House::Sessions);
 const SETTINGS: Table = Table::House(House::Settings);
 const BUDGET: Table = Table::House(House::Budget);
+const META: Table = Table::House(House::Meta);
+/// What a wipe may write: a page and a half for each table that is dropped or made, and those above them, twice over.
+const WIPE_PAGES: u32 = 128;
+/// With seal and overhead a little less than a page of redb.
+const WIPE_PAGE: usize = 3900;
 /// How long a request counts against its number's budget, in milliseconds.
 const HOUR_MS: i64 = 60 * 60 * 1000;
 
@@ -348,6 +353,28 @@ impl Store {
     ) -> Result<LinkRow, StoreError> {
         let session = session.to_owned();
         self.write(move |writer| links::update(writer, &session, epoch, &*change, &journal))
+            .await
+    }
+
+    /// Makes sure that a wipe which comes soon finds room on a disk that is nearly full: what it may need is taken,
+    /// and given back inside the files.
+    ///
+    /// # Errors
+    /// When there is no such room, or the store cannot commit.
+    pub async fn make_room(&self) -> Result<(), StoreError> {
+        // A new epoch's block is written, and emptied again because nothing comes of the epoch.
+        let nothing = |_: &Writer<'_>, _| Err::<(), _>(StoreError::StaleEpoch);
+        match self.submit(true, nothing).await {
+            Ok(()) | Err(StoreError::StaleEpoch) => {}
+            Err(error) => return Err(error),
+        }
+        let rows = || (0..WIPE_PAGES).map(|row| [b"room".as_slice(), &row.to_be_bytes()].concat());
+        self.write(move |writer| {
+            let page = vec![0; WIPE_PAGE];
+            writer.put_all(META, rows().map(|row| (row, &page)))
+        })
+        .await?;
+        self.write(move |writer| writer.delete_all(META, rows()).map(drop))
             .await
     }
 

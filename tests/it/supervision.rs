@@ -1325,6 +1325,37 @@ async fn clocks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_live_link_that_the_store_cannot_let_go_of_is_kept_and_works() {
+    let Some(disk) = SmallDisk::mount("24m") else {
+        eprintln!("no small disk can be mounted here; this is proved where one can");
+        return;
+    };
+    let mut rig = Rig::with(&[("data_dir", &disk.data())]).await;
+    rig.link("salon", ANNA).await;
+    let link_id = rig.code("salon", BORIS, None).await.json()["linkId"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    disk.fill();
+    let refused = rig.code("salon", BORIS, Some(&link_id)).await;
+    assert_eq!(
+        (refused.status, refused.json()["code"].as_str()),
+        (507, Some("STORE_UNAVAILABLE"))
+    );
+    assert_eq!(
+        rig.sim.phone(ANNA).devices().len(),
+        1,
+        "WhatsApp was not told"
+    );
+    disk.free();
+    rig.state("salon", "CONNECTED").await;
+    rig.reads_what_the_phone_writes(ANNA).await;
+    let answer = rig.code("salon", BORIS, Some(&link_id)).await;
+    code_of(&answer);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_a_link_and_room_on_it_brings_it_back_with_nothing_lost() {
     let Some(disk) = SmallDisk::mount("24m") else {
         eprintln!("no small disk can be mounted here; this is proved where one can");
@@ -1335,7 +1366,8 @@ async fn a_full_disk_stops_a_link_and_room_on_it_brings_it_back_with_nothing_los
     rig.link("salon", ANNA).await;
     let device = rig.sim.phone(ANNA).devices()[0].id;
     disk.fill();
-    // Whatever arrives has to be written down.
+    // Whatever arrives has to be written down, and these are longer than what free pages of the file may hold.
+    let long = "long ".repeat(100_000);
     let stopped = async {
         let mut count = 0;
         while rig.status("salon").await["state"] != "STORE_UNAVAILABLE" {
@@ -1343,7 +1375,7 @@ async fn a_full_disk_stops_a_link_and_room_on_it_brings_it_back_with_nothing_los
             let _ = rig
                 .sim
                 .phone(ANNA)
-                .send_text(device, &format!("message {count}"))
+                .send_text(device, &format!("{count}: {long}"))
                 .await;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
