@@ -23,7 +23,7 @@ use crate::session::{
     self, Asker, CodeRequest, PairingCode, RequestError, SessionEvent, Sessions, State, Status,
     View,
 };
-use crate::store::{Disk, Folder, OpenError, Options, Store, WrappingKey};
+use crate::store::{Disk, Folder, Occupied, OpenError, Options, Store, WrappingKey};
 use crate::web::{self, Counts, Web, WebSettings};
 use crate::words::Lang;
 use crate::{systemd, telemetry};
@@ -124,7 +124,8 @@ impl Appliance {
     /// What keeps it from starting, with its exit code.
     pub async fn start_on(settings: Settings, disk: Arc<dyn Disk>) -> Result<Self, ExitError> {
         let metrics = Arc::new(Metrics::new());
-        let opened = open_store(disk, &metrics).await?;
+        let credential = wrapping_key()?;
+        let opened = open_store(disk, credential.clone(), &metrics).await?;
         let access = Access::open(&settings.data_dir)
             .map_err(|error| ExitError::failed(error.to_string()))?;
         let access = Arc::new(access);
@@ -139,8 +140,7 @@ impl Appliance {
             .map_err(|error| ExitError::failed(format!("the page has no address: {error}")))?;
         let control = bind_control(&settings.control_socket)?;
         let counts = Arc::new(Counts::default());
-        let mut fault = None;
-        let (port, running): (Arc<dyn web::Sessions>, Option<Running>) = match opened {
+        let (port, running): (Arc<dyn web::Sessions>, Result<Running, ExitError>) = match opened {
             Ok(store) => {
                 if let Ok(Some(kept)) = store.setting(LOGINS) {
                     access.take_logins_back(&kept);
@@ -152,18 +152,20 @@ impl Appliance {
                     metrics,
                     counts: Arc::clone(&counts),
                 };
-                (Arc::new(port), Some(running))
+                (Arc::new(port), Ok(running))
             }
             Err(error) => {
                 tracing::error!(%error, "the store cannot be used; the page says so");
                 metrics.state(session::DEFAULT, State::StoreUnavailable.as_str());
-                fault = Some(ExitError::of_store(&settings.data_dir, &error));
+                let occupied = Occupied::take(&settings.data_dir)
+                    .map_err(|error| ExitError::of_store(&settings.data_dir, &error))?;
                 (
                     Arc::new(Unavailable {
                         metrics,
                         events: broadcast::channel(1).0,
+                        _occupied: occupied,
                     }),
-                    None,
+                    Err(ExitError::of_store(&settings.data_dir, &error)),
                 )
             }
         };
@@ -171,8 +173,11 @@ impl Appliance {
             socket.serve(control::House {
                 sessions: Arc::clone(&port),
                 access: Arc::clone(&access),
-                check: check(running.as_ref(), fault.clone()),
-                fault,
+                store: running
+                    .as_ref()
+                    .map(|running| running.store.clone())
+                    .map_err(Clone::clone),
+                credential,
                 grace: settings.code_grace,
             })
         });
@@ -191,7 +196,7 @@ impl Appliance {
             stop,
             web,
             control,
-            running,
+            running: running.ok(),
         })
     }
 
@@ -263,19 +268,6 @@ fn bind_control(path: &Path) -> Result<Option<control::Socket>, ExitError> {
     }
 }
 
-/// Verifies the store that is in use, for whoever asks over the control socket.
-fn check(running: Option<&Running>, fault: Option<ExitError>) -> control::CheckStore {
-    let store = running.map(|running| running.store.clone());
-    Box::new(move || match (&store, &fault) {
-        (Some(store), _) => store
-            .check()
-            .map(|()| serde_json::json!({ "readable": true }))
-            .map_err(|error| ExitError::failed(error.to_string())),
-        (None, Some(fault)) => Err(fault.clone()),
-        (None, None) => Err(ExitError::failed("there is no store")),
-    })
-}
-
 /// The key that systemd gives, if it gives one.
 ///
 /// # Errors
@@ -295,11 +287,12 @@ pub fn wrapping_key() -> Result<Option<WrappingKey>, ExitError> {
 /// The store, or why the page has to say that there is none. Another process's store is no page's affair.
 async fn open_store(
     disk: Arc<dyn Disk>,
+    wrapping_key: Option<WrappingKey>,
     metrics: &Arc<Metrics>,
 ) -> Result<Result<Store, OpenError>, ExitError> {
     let timed = Arc::clone(metrics);
     let options = Options {
-        wrapping_key: wrapping_key()?,
+        wrapping_key,
         on_commit: Some(Arc::new(move |took| timed.committed(took))),
         ..Options::default()
     };
@@ -523,6 +516,8 @@ struct Unavailable {
     metrics: Arc<Metrics>,
     /// Nothing is ever sent; pages wait on it.
     events: broadcast::Sender<SessionEvent>,
+    /// Whoever mends the store stops the appliance first: it would not notice.
+    _occupied: Occupied,
 }
 
 impl Unavailable {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::ConfigError;
-use crate::store::OpenError;
+use crate::store::{Flaw, OpenError, StoreError};
 
 /// Why the program ends without having done what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +72,27 @@ impl ExitError {
                 ))
             }
             OpenError::Io(_) => Self::failed(error.to_string()),
+        }
+    }
+}
+
+impl From<Flaw> for ExitError {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::Store(error) => Self::failed(format!("the store cannot be read: {error}")),
+            flaw @ Flaw::Row { .. } => Self::damaged(flaw.to_string()),
+        }
+    }
+}
+
+/// Why an open store gives no answer.
+impl From<StoreError> for ExitError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Damaged | StoreError::StaleEpoch => Self::damaged(
+                "the store is damaged: a row of it does not open; see `hairpin check`, restore a backup with `hairpin restore`, or set it aside with `hairpin start-over`",
+            ),
+            error => Self::failed(format!("the store cannot be read: {error}")),
         }
     }
 }

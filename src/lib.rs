@@ -19,5 +19,6 @@ pub mod session;
 pub mod store;
 pub mod systemd;
 pub mod telemetry;
+pub mod upkeep;
 pub mod web;
 pub mod words;

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::reach::{self, Reached};
-use super::{status, term};
+use super::term;
 use crate::config::Settings;
 use crate::control::{Answer, Ask};
 use crate::exit::ExitError;
@@ -48,8 +48,7 @@ pub(super) async fn audit(settings: &Settings, json: bool) -> Result<(), ExitErr
                 .collect::<Result<Vec<Value>, _>>()?
         }
         Reached::Without(store) => store
-            .journal(None, ALL)
-            .map_err(status::unreadable)?
+            .journal(None, ALL)?
             .into_iter()
             // Our own entries have string keys only, so none is lost.
             .filter_map(|entry| serde_json::to_value(entry).ok())

@@ -3,6 +3,8 @@
 
 mod access_key;
 mod audit;
+mod backup;
+mod check;
 mod link;
 mod phone;
 mod reach;
@@ -20,6 +22,7 @@ use crate::app;
 use crate::config::{Settings, Sources};
 use crate::phone::Country;
 use crate::session;
+use crate::upkeep;
 
 pub use crate::exit::ExitError;
 
@@ -121,6 +124,29 @@ enum Command {
         #[arg(long)]
         rotate: bool,
     },
+    /// Verifies the store, and says what it holds, without secrets. Changes nothing.
+    Check,
+    /// Writes one consistent file of everything a new machine needs, readable only with its passphrase.
+    ///
+    /// The passphrase is asked for, or comes from `HAIRPIN_BACKUP_PASSPHRASE`; without one the credential hairpin-key
+    /// that systemd gives seals the backup. It is never an argument: those can be seen in the process list.
+    Backup {
+        /// The file; one that is there stays until the new one is complete. `-` is standard output.
+        file: PathBuf,
+    },
+    /// Puts a backup in the place of the store, which is set aside. The appliance has to be stopped.
+    ///
+    /// Brings back identity, device, settings and journal; conversations start anew.
+    Restore {
+        /// The file. `-` is standard input.
+        file: PathBuf,
+    },
+    /// Sets the store aside under a dated name, so that the next start begins empty. The appliance has to be stopped.
+    StartOver {
+        /// Asks nothing.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Shows how a number is read, or why it is refused.
     ///
     /// A number given as an argument can be seen in the process list by everybody on this machine;
@@ -189,6 +215,10 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Unlink { session } => reach::block_on(unlink::unlink(&settings, &session)),
         Command::Audit { json } => reach::block_on(audit::audit(&settings, json)),
         Command::AccessKey { rotate } => reach::block_on(access_key::access_key(&settings, rotate)),
+        Command::Check => reach::block_on(check::check(&settings)),
+        Command::Backup { file } => reach::block_on(backup::backup(&settings, &file)),
+        Command::Restore { file } => upkeep::restore(&settings, &file),
+        Command::StartOver { yes } => upkeep::start_over(&settings, yes),
         Command::Phone {
             number,
             country,

@@ -7,9 +7,12 @@ use crate::config::Settings;
 use crate::control::{self, Answer, Ask, CallError, Conversation, Failure, TalkError};
 use crate::exit::ExitError;
 use crate::store::{Hold, OpenError, Store};
+use crate::upkeep;
 
 /// How long an appliance may take over a line of its answer.
 const ANSWER: Duration = Duration::from_secs(10);
+/// The same where it reads the whole store first.
+const LONG_ANSWER: Duration = Duration::from_mins(5);
 /// How long an appliance that has its store may take until it answers: it is starting, or about to let go.
 const STARTING: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(50);
@@ -40,7 +43,7 @@ pub(super) async fn appliance_or_store(
 ) -> Result<Reached<Store>, ExitError> {
     let wrapping = app::wrapping_key()?;
     appliance_or(settings, ask, || {
-        Store::look(&settings.data_dir, wrapping.clone())
+        upkeep::quietly(|| Store::look(&settings.data_dir, wrapping.clone()))
     })
     .await
 }
@@ -111,13 +114,20 @@ async fn all(settings: &Settings, ask: &Ask) -> Result<Vec<Answer>, Failed> {
     let mut conversation = control::call(&settings.control_socket, ask)
         .await
         .map_err(Failed::Call)?;
+    let patience = match ask {
+        Ask::Check {} | Ask::Backup { .. } => LONG_ANSWER,
+        _ => ANSWER,
+    };
     let mut answers = Vec::new();
     loop {
         let answer = conversation
-            .next_within(ANSWER)
+            .next_within(patience)
             .await
             .map_err(Failed::Talk)?;
-        let last = !matches!(answer, Answer::Status(_) | Answer::Entry { .. });
+        let last = !matches!(
+            answer,
+            Answer::Status(_) | Answer::Entry { .. } | Answer::Piece { .. }
+        );
         answers.push(answer);
         if last {
             return Ok(answers);

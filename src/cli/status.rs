@@ -37,7 +37,7 @@ pub(super) async fn status(settings: &Settings, json: bool) -> Result<(), ExitEr
                 (statuses, true, fault)
             }
             Reached::Without(store) => {
-                let statuses = stored(&store, term::now()).map_err(unreadable)?;
+                let statuses = stored(&store, term::now())?;
                 (statuses, false, None)
             }
         };
@@ -67,16 +67,6 @@ fn stored(store: &Store, now: i64) -> Result<Vec<StatusLine>, StoreError> {
         .iter()
         .map(|row| Ok(session::at_rest(row, store.link(&row.id)?, now).into()))
         .collect()
-}
-
-/// A store that opened, but cannot be read.
-pub(super) fn unreadable(error: StoreError) -> ExitError {
-    match error {
-        StoreError::Damaged | StoreError::StaleEpoch => ExitError::damaged(
-            "the store is damaged (a stored row is); restore a backup with `hairpin restore`, or set it aside with `hairpin start-over`",
-        ),
-        _ => ExitError::failed(format!("the store cannot be read: {error}; check the disk")),
-    }
 }
 
 /// One line each, in columns.

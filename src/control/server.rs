@@ -3,8 +3,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{AsyncWriteExt as _, BufReader};
@@ -22,6 +24,7 @@ use crate::access::Access;
 use crate::error::Code;
 use crate::exit::ExitError;
 use crate::session::{Asker, By, RequestError};
+use crate::store::{BackupKey, Store, WrappingKey};
 use crate::web;
 use crate::words::{self, Lang};
 
@@ -37,11 +40,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Entries of the journal: all that it keeps.
 const AUDIT: usize = 10_000;
+/// Bytes of a backup in one line; in base64 they fit into any.
+const PIECE: usize = 32 * 1024;
 /// How far back an unlinking is looked for in the journal.
 const RECENT: usize = 20;
-
-/// Verifies the store; what it holds, without secrets. It may take its time.
-pub type CheckStore = Box<dyn Fn() -> Result<Value, ExitError> + Send + Sync>;
 
 /// What the terminal may reach.
 pub struct House {
@@ -49,10 +51,10 @@ pub struct House {
     pub sessions: Arc<dyn web::Sessions>,
     /// The access key.
     pub access: Arc<Access>,
-    /// Why the store cannot be used, if it cannot.
-    pub fault: Option<ExitError>,
-    /// Verifies the store.
-    pub check: CheckStore,
+    /// The store, or why it cannot be used.
+    pub store: Result<Store, ExitError>,
+    /// The key that systemd gives, if it gives one.
+    pub credential: Option<WrappingKey>,
     /// How long after a code was taken off the screen it may still link.
     pub grace: Duration,
 }
@@ -265,13 +267,14 @@ async fn converse(house: &Arc<House>, mut talk: Talk) -> Result<(), Gone> {
     };
     drop(line);
     // A store that cannot be used answers nothing but what it is.
-    if let (Some(fault), Ask::Audit {} | Ask::Link { .. } | Ask::Unlink { .. }) =
-        (&house.fault, &ask)
-    {
-        return talk.fail(of_fault(fault)).await;
-    }
+    let store = match (&house.store, &ask) {
+        (Err(fault), Ask::Status {}) => return status(house, Some(fault), &mut talk).await,
+        (_, Ask::AccessKey { rotate }) => return access_key(house, &mut talk, *rotate).await,
+        (Err(fault), _) => return talk.fail(of_fault(fault)).await,
+        (Ok(store), _) => store.clone(),
+    };
     match ask {
-        Ask::Status {} => status(house, &mut talk).await,
+        Ask::Status {} => status(house, None, &mut talk).await,
         Ask::Audit {} => audit(house, &mut talk).await,
         Ask::Link {
             session,
@@ -288,15 +291,23 @@ async fn converse(house: &Arc<House>, mut talk: Talk) -> Result<(), Gone> {
         }
         Ask::Unlink { session } => unlink(house, &mut talk, &session).await,
         Ask::AccessKey { rotate } => access_key(house, &mut talk, rotate).await,
-        Ask::Check {} => check(house, &mut talk).await,
+        Ask::Check {} => check(store, &mut talk).await,
+        Ask::Backup { passphrase } => {
+            let key = match (passphrase, &house.credential) {
+                (Some(passphrase), _) => BackupKey::Passphrase(passphrase.into()),
+                (None, Some(credential)) => BackupKey::Credential(credential.clone()),
+                (None, None) => return talk.send(&Answer::WantsPassphrase).await,
+            };
+            backup(store, &mut talk, key).await
+        }
     }
 }
 
-async fn status(house: &House, talk: &mut Talk) -> Result<(), Gone> {
+async fn status(house: &House, fault: Option<&ExitError>, talk: &mut Talk) -> Result<(), Gone> {
     for status in house.sessions.list() {
         talk.send(&Answer::Status(status.into())).await?;
     }
-    match &house.fault {
+    match fault {
         Some(fault) => talk.fail(of_fault(fault)).await,
         None => talk.send(&Answer::End).await,
     }
@@ -371,13 +382,38 @@ async fn access_key(house: &Arc<House>, talk: &mut Talk, rotate: bool) -> Result
     }
 }
 
-async fn check(house: &Arc<House>, talk: &mut Talk) -> Result<(), Gone> {
-    let here = Arc::clone(house);
-    match tokio::task::spawn_blocking(move || (here.check)()).await {
-        Ok(Ok(report)) => talk.send(&Answer::Checked { report }).await,
-        Ok(Err(fault)) => talk.fail(of_fault(&fault)).await,
+async fn check(store: Store, talk: &mut Talk) -> Result<(), Gone> {
+    match tokio::task::spawn_blocking(move || store.verify()).await {
+        Ok(Ok(report)) => {
+            let report = report.to_string();
+            talk.send(&Answer::Checked { report }).await
+        }
+        Ok(Err(flaw)) => talk.fail(of_fault(&flaw.into())).await,
         Err(_) => talk.fail(refusal(&Code::Internal.into())).await,
     }
+}
+
+async fn backup(store: Store, talk: &mut Talk, key: BackupKey) -> Result<(), Gone> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        });
+    let sealed = match tokio::task::spawn_blocking(move || store.backup(&key, now)).await {
+        Ok(Ok(sealed)) => sealed,
+        Ok(Err(error)) => return talk.fail(of_fault(&error.into())).await,
+        Err(_) => return talk.fail(refusal(&Code::Internal.into())).await,
+    };
+    for piece in sealed.chunks(PIECE) {
+        let bytes = BASE64_STANDARD.encode(piece);
+        talk.send(&Answer::Piece { bytes }).await?;
+    }
+    info!(
+        user = talk.user(),
+        bytes = sealed.len(),
+        "a backup was taken"
+    );
+    talk.send(&Answer::End).await
 }
 
 fn asker(talk: &Talk) -> Asker {

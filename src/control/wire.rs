@@ -14,8 +14,8 @@ use crate::session::Status;
 /// The version of everything in this file. Both sides are one program, so only an appliance that has not been
 /// restarted since an update speaks another one.
 pub(super) const VERSION: u32 = 1;
-/// The longest request, in bytes.
-pub(super) const LONGEST_REQUEST: usize = 4 * 1024;
+/// The longest request, in bytes: a passphrase may be long.
+pub(super) const LONGEST_REQUEST: usize = 32 * 1024;
 /// The longest line of an answer, in bytes.
 pub(super) const LONGEST_ANSWER: usize = 64 * 1024;
 
@@ -34,6 +34,12 @@ impl Text {
     #[must_use]
     pub fn reveal(&self) -> &str {
         self.0.reveal()
+    }
+}
+
+impl From<Text> for SecretText {
+    fn from(text: Text) -> Self {
+        text.0
     }
 }
 
@@ -90,6 +96,11 @@ pub enum Ask {
     },
     /// The store verified.
     Check {},
+    /// A backup.
+    Backup {
+        /// What opens it; none asks for the credential that systemd gives the appliance.
+        passphrase: Option<Text>,
+    },
 }
 
 /// What the terminal may say after a [`Ask::Link`], while its code is open.
@@ -143,11 +154,18 @@ pub enum Answer {
         /// The key.
         key: Text,
     },
-    /// The store was verified. The last line.
+    /// The store is sound. The last line.
     Checked {
-        /// What it holds, without secrets.
-        report: Value,
+        /// What it holds, in lines for people, without secrets.
+        report: String,
     },
+    /// A piece of a backup; all of them together are it.
+    Piece {
+        /// Sealed bytes, in base64.
+        bytes: String,
+    },
+    /// There is no credential to seal a backup with. The last line.
+    WantsPassphrase,
     /// It was refused or it failed. The last line.
     Failed(Failure),
     /// The last line of a list.
@@ -252,7 +270,15 @@ pub(super) fn read_request(line: &[u8]) -> Result<Ask, NoRequest> {
     if version != u64::from(VERSION) {
         return Err(NoRequest::Version);
     }
-    let known = ["status", "audit", "link", "unlink", "access-key", "check"];
+    let known = [
+        "status",
+        "audit",
+        "link",
+        "unlink",
+        "access-key",
+        "check",
+        "backup",
+    ];
     match fields.get("ask").and_then(Value::as_str) {
         None => return Err(NoRequest::Shape),
         Some(ask) if !known.contains(&ask) => return Err(NoRequest::Unknown),
@@ -338,6 +364,10 @@ mod tests {
             },
             Ask::AccessKey { rotate: true },
             Ask::Check {},
+            Ask::Backup { passphrase: None },
+            Ask::Backup {
+                passphrase: Some(Text::new("long enough".into())),
+            },
         ] {
             let line = request(&ask);
             assert!(line.ends_with('\n') && line.len() < LONGEST_REQUEST);
@@ -386,8 +416,11 @@ mod tests {
         let key = Answer::Key {
             key: Text::new("hp-AAAAA".into()),
         };
-        let shown = format!("{ask:?} {code:?} {key:?}");
-        for secret in ["79001234567", "ABCD", "hp-"] {
+        let backup = Ask::Backup {
+            passphrase: Some(Text::new("swordfish".into())),
+        };
+        let shown = format!("{ask:?} {code:?} {key:?} {backup:?}");
+        for secret in ["79001234567", "ABCD", "hp-", "swordfish"] {
             assert!(!shown.contains(secret), "{shown}");
         }
         let back: Answer = serde_json::from_str(&line(&code)).expect("an answer");

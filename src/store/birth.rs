@@ -12,13 +12,14 @@ use super::Epoch;
 use super::disk::Disk;
 use super::error::OpenError;
 use super::keys::{self, Keys, WrappingKey};
+use super::overlay::Overlay;
 use super::settle::{Settled, settle};
 use super::tables::{House, Table};
 use super::tx::Writer;
 use super::undo::{Header, Undoing};
 
 /// The store's name in the data folder.
-pub(super) const FILE: &str = "hairpin.redb";
+pub(crate) const FILE: &str = "hairpin.redb";
 /// The layout of everything in the file. A newer one is refused untouched.
 pub(super) const LAYOUT: u32 = 1;
 const BORN: &str = "hairpin.redb.new";
@@ -41,7 +42,6 @@ pub(super) struct Opened {
 
 /// Opens the store, or makes it where there is none.
 pub(super) fn open(place: &Place, create: bool) -> Result<Opened, OpenError> {
-    place.disk.prepare(create)?;
     if place.disk.size(FILE)?.is_none() {
         if !create {
             return Err(OpenError::Io(io::ErrorKind::NotFound.into()));
@@ -60,8 +60,30 @@ pub(super) fn open(place: &Place, create: bool) -> Result<Opened, OpenError> {
         place.disk.remove(BORN)?;
         place.disk.remove(keys::FILE)?;
         bear(place)?;
+    } else {
+        refuse_untouched(place)?;
     }
     open_again(place)
+}
+
+/// Refuses a store of a newer layout, or whose keys do not open, before anything opens it for writing: redb commits
+/// whenever it does, and such a store is another program's or another machine's.
+fn refuse_untouched(place: &Place) -> Result<(), OpenError> {
+    let file = place.disk.open(FILE)?;
+    let length = file.len()?;
+    if length == 0 {
+        // redb would make a new database of it; said where it is opened.
+        return Ok(());
+    }
+    match open_backend(place, Overlay::over(file, length)) {
+        Err(error @ (OpenError::Newer(_) | OpenError::InUse)) => Err(error),
+        Ok(_) => match open_keys(place) {
+            Err(error @ (OpenError::KeysWrong | OpenError::KeysMissing)) => Err(error),
+            _ => Ok(()),
+        },
+        // Whatever else is wrong is found, and said, where it is opened.
+        Err(_) => Ok(()),
+    }
 }
 
 /// Opens the store that is there.

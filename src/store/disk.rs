@@ -12,6 +12,9 @@ use tracing::warn;
 
 pub use redb::StorageBackend as DiskFile;
 
+use super::aside::{self, Occupied};
+use super::error::OpenError;
+
 /// The folder that holds the store's files. What is done to names is durable once the folder is synced;
 /// what is done to a file, once the file is.
 pub trait Disk: Debug + Send + Sync + 'static {
@@ -23,6 +26,15 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// # Errors
     /// When it is not there afterwards.
     fn prepare(&self, create: bool) -> io::Result<()>;
+
+    /// Keeps whoever works on the files as a whole out of the folder while what this gives lives, and finishes what
+    /// one of them was cut short in. Nothing where nobody else can come in.
+    ///
+    /// # Errors
+    /// When somebody else is in there.
+    fn enter(&self) -> Result<Option<Occupied>, OpenError> {
+        Ok(None)
+    }
 
     /// How long a file is; none when there is no such file.
     ///
@@ -97,6 +109,12 @@ impl Disk for Folder {
             }
         }
         tighten(&self.0, 0o700)
+    }
+
+    fn enter(&self) -> Result<Option<Occupied>, OpenError> {
+        let occupied = Occupied::take(&self.0)?;
+        aside::settle(&self.0)?;
+        Ok(Some(occupied))
     }
 
     fn size(&self, name: &str) -> io::Result<Option<u64>> {

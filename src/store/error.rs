@@ -31,6 +31,72 @@ pub enum OpenError {
     Io(#[from] io::Error),
 }
 
+/// Why a backup cannot be read. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BackupError {
+    /// It is something else.
+    #[error("the file is no backup made by hairpin")]
+    Foreign,
+    /// A newer version of the program made it.
+    #[error(
+        "the backup was made by a newer version (format {0}); install that version and restore it there"
+    )]
+    Newer(u32),
+    /// Its end is missing.
+    #[error("the backup is cut short; use another copy of it")]
+    Cut,
+    /// It is not what was written.
+    #[error("the backup is damaged; use another copy of it")]
+    Damaged,
+    /// The passphrase is another.
+    #[error("the passphrase is not the one this backup was made with")]
+    WrongPassphrase,
+    /// The credential is another.
+    #[error(
+        "the credential `hairpin-key` is not the one this backup was made with; give that one, or name it `hairpin-key-old`"
+    )]
+    WrongCredential,
+    /// It was made with a passphrase.
+    #[error(
+        "this backup was made with a passphrase; type it at a terminal, or set HAIRPIN_BACKUP_PASSPHRASE"
+    )]
+    WantsPassphrase,
+    /// It was made with the key that systemd gives.
+    #[error(
+        "this backup was made with the credential `hairpin-key`; run this where systemd gives that one"
+    )]
+    WantsCredential,
+}
+
+/// Why a backup was not restored. The store that was there is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The backup cannot be read.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// The store of the folder cannot be replaced.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+}
+
+/// What is wrong with a store that can be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// It cannot be read at all.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What it says of itself is not so.
+    #[error(
+        "the store is damaged ({what} in {table}); restore a backup with `hairpin restore`, or set it aside with `hairpin start-over`"
+    )]
+    Row {
+        /// Which table, by its name in the file.
+        table: String,
+        /// What is wrong there.
+        what: &'static str,
+    },
+}
+
 /// Why an operation on an open store failed. Nothing was changed, but for [`StoreError::NotErased`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {

@@ -141,6 +141,11 @@ impl JournalEntry {
         }
     }
 
+    /// An entry as it is stored.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        Self::from_record(record::decode(bytes)?)
+    }
+
     fn from_record(record: JournalRecord) -> Result<Self, StoreError> {
         Ok(Self {
             time: record.time,
@@ -214,7 +219,7 @@ pub(super) fn newest(
         };
         before = Some(oldest.clone());
         for (_, value) in page {
-            let entry = JournalEntry::from_record(record::decode(&value)?)?;
+            let entry = JournalEntry::decode(&value)?;
             if session.is_none_or(|session| session == entry.session) && found.len() < limit {
                 found.push(entry);
             }

@@ -2,9 +2,11 @@
 //! Kept outside redb: a freed page of a copy-on-write file would keep an overwritten key.
 //! A block is written and synced before the store names its epoch, and overwritten once the epoch is wiped.
 
+mod rotate;
+mod wrapping;
+
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use aes_gcm::aead::{Aead, Payload};
@@ -18,8 +20,10 @@ use super::error::OpenError;
 use super::seal::{DataKey, Secret};
 use super::tx::KeyRing;
 
+pub use wrapping::WrappingKey;
+
 /// The file's name in the data folder.
-pub(super) const FILE: &str = "hairpin.keys";
+pub(crate) const FILE: &str = "hairpin.keys";
 /// A block is a page: a torn write of one leaves its neighbours alone.
 pub(super) const BLOCK: u64 = 4096;
 /// What a used block holds: magic 4, flags 1, epoch 8, nonce 12, secret and tag 48, checksum 32.
@@ -28,50 +32,22 @@ const MAGIC: &[u8; 4] = b"HPK1";
 const PLAIN: u8 = 1;
 const WRAPPED: u8 = 2;
 
-/// The key that systemd gives (`LoadCredentialEncrypted=hairpin-key`), under which secrets are wrapped.
-#[derive(Clone)]
-pub struct WrappingKey(Zeroizing<[u8; 32]>);
-
-impl WrappingKey {
-    /// Derives it from the credential's bytes, whatever their number.
-    #[must_use]
-    pub fn from_credential(bytes: &[u8]) -> Self {
-        Self(Zeroizing::new(super::seal::hmac(
-            bytes,
-            &[b"hairpin wrap v1"],
-        )))
-    }
-
-    /// Reads `$CREDENTIALS_DIRECTORY/hairpin-key`, if there is one.
-    ///
-    /// # Errors
-    /// When it is there and cannot be read, or is shorter than 16 bytes.
-    pub fn from_folder(folder: Option<&Path>) -> io::Result<Option<Self>> {
-        let Some(folder) = folder else {
-            return Ok(None);
-        };
-        match std::fs::read(folder.join("hairpin-key")) {
-            Ok(bytes) if bytes.len() < 16 => Err(io::Error::other(
-                "the credential hairpin-key is shorter than 16 bytes",
-            )),
-            Ok(bytes) => Ok(Some(Self::from_credential(&Zeroizing::new(bytes)))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-impl std::fmt::Debug for WrappingKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("WrappingKey(***)")
-    }
+/// What a block's secret lies under; the last is what it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Under {
+    /// Nothing but the file's mode.
+    Plain,
+    /// The wrapping key that is being replaced.
+    Old,
+    /// The present wrapping key.
+    Present,
 }
 
 /// What a block of the file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Block {
-    /// An epoch's secret.
-    Used(Epoch),
+    /// An epoch's secret. A rotation that was cut short leaves two of one epoch.
+    Used(Epoch, Under),
     /// Zeros, durably.
     Empty,
     /// Neither, or not known to be durable: nobody's, to be overwritten.
@@ -114,10 +90,10 @@ impl Keys {
                 // Cut short: a block that was never acknowledged.
                 None => Block::Spoiled,
                 Some(used) => match keys.unwrap(used)? {
-                    Some((epoch, secret)) => {
+                    Some((epoch, secret, under)) => {
                         keys.keys
                             .insert(epoch, Arc::new(DataKey::new(epoch, &secret)));
-                        Block::Used(epoch)
+                        Block::Used(epoch, under)
                     }
                     None if page.iter().all(|byte| *byte == 0) => Block::Empty,
                     None => Block::Spoiled,
@@ -138,7 +114,7 @@ impl Keys {
         self.blocks
             .iter()
             .filter_map(|block| match block {
-                Block::Used(epoch) => Some(*epoch),
+                Block::Used(epoch, _) => Some(*epoch),
                 Block::Empty | Block::Spoiled => None,
             })
             .collect()
@@ -164,16 +140,22 @@ impl Keys {
 
     fn write_secret(&mut self, epoch: Epoch) -> io::Result<()> {
         let secret = Secret::random()?;
-        let block = self.wrap(epoch, &secret)?;
+        self.write_block(epoch, &secret)?;
+        self.keys
+            .insert(epoch, Arc::new(DataKey::new(epoch, &secret)));
+        Ok(())
+    }
+
+    /// Writes a secret into an empty block.
+    fn write_block(&mut self, epoch: Epoch, secret: &Secret) -> io::Result<()> {
+        let block = self.wrap(epoch, secret)?;
         let slot = self.free();
         // A whole block, so that the file's length is always a multiple of it.
         let mut page = empty();
         page[..USED].copy_from_slice(&*block);
         self.blocks[slot] = Block::Spoiled;
         self.write(slot, &page)?;
-        self.blocks[slot] = Block::Used(epoch);
-        self.keys
-            .insert(epoch, Arc::new(DataKey::new(epoch, &secret)));
+        self.blocks[slot] = Block::Used(epoch, self.present());
         Ok(())
     }
 
@@ -181,7 +163,7 @@ impl Keys {
     pub(super) fn erase(&mut self, epochs: &[Epoch]) -> io::Result<()> {
         let mut slots = Vec::new();
         for (slot, block) in self.blocks.iter().enumerate() {
-            if matches!(block, Block::Used(epoch) if epochs.contains(epoch)) {
+            if matches!(block, Block::Used(epoch, _) if epochs.contains(epoch)) {
                 slots.push(slot);
             }
         }
@@ -200,7 +182,7 @@ impl Keys {
             .iter()
             .enumerate()
             .filter(|(_, block)| match block {
-                Block::Used(epoch) => !epochs.contains(epoch),
+                Block::Used(epoch, _) => !epochs.contains(epoch),
                 Block::Empty => false,
                 Block::Spoiled => true,
             })
@@ -245,7 +227,7 @@ impl Keys {
 
     fn mark(&mut self, epoch: Epoch, as_what: Block) {
         for block in &mut self.blocks {
-            if *block == Block::Used(epoch) {
+            if matches!(block, Block::Used(of, _) if *of == epoch) {
                 *block = as_what;
             }
         }
@@ -269,7 +251,7 @@ impl Keys {
                 let mut nonce = [0; 12];
                 getrandom::fill(&mut nonce).map_err(io::Error::other)?;
                 block[13..25].copy_from_slice(&nonce);
-                let wrapped = Aes256Gcm::new(&(*wrapping.0).into())
+                let wrapped = Aes256Gcm::new(&(*wrapping.present).into())
                     .encrypt(
                         &Nonce::from(nonce),
                         Payload {
@@ -287,36 +269,53 @@ impl Keys {
     }
 
     /// The block's secret; `None` when it holds none.
-    fn unwrap(&self, block: &[u8; USED]) -> Result<Option<(Epoch, Secret)>, OpenError> {
-        let checksum: [u8; 32] = Sha256::digest(&block[..73]).into();
-        if block[..4] != *MAGIC || checksum != block[73..] {
+    fn unwrap(&self, block: &[u8; USED]) -> Result<Option<(Epoch, Secret, Under)>, OpenError> {
+        let Some(epoch) = epoch_of(block) else {
             // Empty, overwritten, torn or flipped: the store names the epochs it needs and finds it missing.
             return Ok(None);
-        }
-        let epoch = Epoch(u64::from_be_bytes(
-            block[5..13].try_into().map_err(|_| OpenError::KeysWrong)?,
-        ));
+        };
         let mut secret = Secret([0; 32]);
         if block[4] == PLAIN {
             secret.0.copy_from_slice(&block[25..57]);
-            return Ok(Some((epoch, secret)));
+            return Ok(Some((epoch, secret, Under::Plain)));
         }
         let wrapping = self.wrapping.as_ref().ok_or(OpenError::KeysWrong)?;
         let nonce: [u8; 12] = block[13..25].try_into().map_err(|_| OpenError::KeysWrong)?;
-        let plain = Zeroizing::new(
-            Aes256Gcm::new(&(*wrapping.0).into())
-                .decrypt(
-                    &Nonce::from(nonce),
-                    Payload {
-                        msg: &block[25..73],
-                        aad: &epoch.0.to_be_bytes(),
-                    },
-                )
-                .map_err(|_| OpenError::KeysWrong)?,
-        );
+        let opened = |key: &Zeroizing<[u8; 32]>| {
+            let payload = Payload {
+                msg: &block[25..73],
+                aad: &epoch.0.to_be_bytes(),
+            };
+            Aes256Gcm::new(&(**key).into())
+                .decrypt(&Nonce::from(nonce), payload)
+                .map(Zeroizing::new)
+                .ok()
+        };
+        let (plain, under) = match (opened(&wrapping.present), &wrapping.old) {
+            (Some(plain), _) => (plain, Under::Present),
+            (None, Some(old)) => (opened(old).ok_or(OpenError::KeysWrong)?, Under::Old),
+            (None, None) => return Err(OpenError::KeysWrong),
+        };
         secret.0.copy_from_slice(&plain);
-        Ok(Some((epoch, secret)))
+        Ok(Some((epoch, secret, under)))
     }
+}
+
+/// Whose block it is; nobody's when it is not as it was written.
+fn epoch_of(block: &[u8]) -> Option<Epoch> {
+    let checksum: [u8; 32] = Sha256::digest(block.get(..73)?).into();
+    if block[..4] != *MAGIC || checksum != block[73..USED] {
+        return None;
+    }
+    let epoch = block[5..13].try_into().ok()?;
+    Some(Epoch(u64::from_be_bytes(epoch)))
+}
+
+/// The epochs of a key file's blocks, whatever they are wrapped under.
+pub(super) fn epochs_in(file: &[u8]) -> impl Iterator<Item = Epoch> {
+    file.chunks(usize::try_from(BLOCK).unwrap_or(4096))
+        .filter(|block| block.len() >= USED)
+        .filter_map(epoch_of)
 }
 
 /// A block of zeros.

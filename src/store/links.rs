@@ -154,8 +154,29 @@ impl std::fmt::Debug for LinkRow {
 
 pub(super) fn read(rows: &impl Rows, session: &str) -> Result<Option<LinkRow>, StoreError> {
     rows.get(LINKS, session.as_bytes())?
-        .map(|bytes| from_record(record::decode(&bytes)?))
+        .map(|bytes| decode(&bytes))
         .transpose()
+}
+
+/// A link's row as it is stored.
+pub(super) fn decode(bytes: &[u8]) -> Result<LinkRow, StoreError> {
+    from_record(record::decode(bytes)?)
+}
+
+/// Brings a link in under an epoch that was never used.
+pub(super) fn bring_in(
+    writer: &Writer<'_>,
+    session: &str,
+    row: &LinkRow,
+) -> Result<(), StoreError> {
+    open_epoch(writer, session, row.epoch)?;
+    put(writer, session, row)
+}
+
+/// From here on the epoch is the session's, and never given out again.
+fn open_epoch(writer: &Writer<'_>, session: &str, epoch: Epoch) -> Result<(), StoreError> {
+    writer.put(EPOCHS, session.as_bytes(), &epoch.0.to_be_bytes())?;
+    writer.put(META, b"next_epoch", &(epoch.0 + 1).to_be_bytes())
 }
 
 /// THE wipe: everything of the old epoch goes, the next one opens, the journal says so; one transaction.
@@ -175,9 +196,8 @@ pub(super) fn replace(
     }
     let row = if let Some((new, epoch, link_id)) = next {
         let row = LinkRow::new(epoch, link_id.to_owned(), new);
-        writer.put(EPOCHS, session.as_bytes(), &epoch.0.to_be_bytes())?;
+        open_epoch(writer, session, epoch)?;
         put(writer, session, &row)?;
-        writer.put(META, b"next_epoch", &(epoch.0 + 1).to_be_bytes())?;
         Some(row)
     } else {
         writer.delete(EPOCHS, session.as_bytes())?;

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, RwLock};
 use redb::StorageBackend as _;
 use redb::backends::InMemoryBackend;
 
+use super::aside::{self, Locked};
 use super::birth::{self, Place};
 use super::disk::Folder;
 use super::error::OpenError;
-use super::keys::{self, Keys, WrappingKey};
+use super::keys::{Keys, WrappingKey};
 use super::settle::census;
 use super::writer::Shared;
 use super::{Options, Store};
@@ -21,7 +22,7 @@ use super::{Options, Store};
 /// While this lives no appliance can start on the store.
 #[derive(Debug)]
 pub struct Hold {
-    file: File,
+    file: Locked,
 }
 
 impl Hold {
@@ -37,7 +38,7 @@ impl Hold {
         };
         // The lock that redb takes for itself alone when it opens a file for writing.
         match file.try_lock_shared() {
-            Ok(()) => Ok(Some(Self { file })),
+            Ok(()) => Ok(Some(Self { file: Locked(file) })),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse),
             Err(TryLockError::Error(error)) => Err(error.into()),
         }
@@ -57,11 +58,11 @@ impl Store {
             header: Arc::default(),
         };
         let mut hold = Hold::on(folder)?.ok_or(io::Error::from(io::ErrorKind::NotFound))?;
-        let store = in_memory(&mut hold.file)?;
+        let store = in_memory(&mut hold.file.0)?;
         if store.len()? == 0 {
             return Err(OpenError::Damaged("the file is empty"));
         }
-        let keys = match File::open(folder.join(keys::FILE)) {
+        let keys = match File::open(aside::key_file(folder)) {
             Ok(mut file) => Keys::open(Box::new(in_memory(&mut file)?), wrapping)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(OpenError::KeysMissing);
@@ -119,6 +120,7 @@ fn holder_in(locks: &str, device: u64, inode: u64) -> Option<u32> {
 mod tests {
     use super::*;
     use crate::store::NewLink;
+    use crate::store::keys;
 
     async fn a_store(folder: &Path) {
         let store = Store::open(folder, Options::default()).expect("opened");

@@ -1,15 +1,21 @@
 //! Owns the store: one redb file behind one writer thread, one key file beside it.
 //! Every link of a session has an epoch; what is written under an epoch that is over is refused.
 
+mod aside;
 mod backend;
+mod backup;
 mod birth;
+mod check;
 mod disk;
+mod envelope;
 mod error;
 mod journal;
 mod keys;
 mod links;
 mod look;
+mod overlay;
 mod record;
+mod restore;
 mod rows;
 mod seal;
 mod settle;
@@ -35,13 +41,20 @@ use tables::{House, Table};
 use tx::{Reader, Rows, Writer};
 use writer::{Job, Message, Shared};
 
+pub use aside::Occupied;
+pub(crate) use aside::dated;
 pub use backend::EpochBackend;
+pub(crate) use birth::FILE;
+pub use check::{LinkReport, Report, SlotReport};
 pub use disk::{Disk, DiskFile, Folder};
-pub use error::{OpenError, StoreError};
+pub use envelope::{BackupKey, BackupWay};
+pub use error::{BackupError, Flaw, OpenError, RestoreError, StoreError};
 pub use journal::{JournalEntry, JournalWhat};
+pub(crate) use keys::FILE as KEY_FILE;
 pub use keys::WrappingKey;
 pub use links::{Ended, EndedReason, Halted, HaltedReason, LinkRow, Linked, NewLink};
 pub use look::Hold;
+pub use restore::{Backup, Restored};
 
 const SESSIONS: Table = Table::House(House::Sessions);
 const SETTINGS: Table = Table::House(House::Settings);
@@ -137,24 +150,43 @@ impl Store {
             wrapping: options.wrapping_key,
             header: Arc::default(),
         };
+        place.disk.prepare(options.create)?;
+        // Kept as long as the store is open: a restore or a start-over is not to be met half-way, nor to come in
+        // between while the file is opened anew.
+        let occupied = place.disk.enter()?;
         let birth::Opened {
             database,
-            keys,
+            mut keys,
             settled,
         } = birth::open(&place, options.create)?;
+        if let Err(error) = keys.rotate() {
+            tracing::warn!(%error, "some keys are not under the new credential yet; keep the old one until the next start");
+        }
         let shared = Arc::new(Shared::new(database, keys.ring(), place, options.on_commit));
         let (jobs, queue) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || writer::run(&shared, keys, &settled, &queue)
+                move || {
+                    writer::run(&shared, keys, &settled, &queue);
+                    drop(occupied);
+                }
             })?;
         Ok(Self {
             shared,
             jobs: Arc::new(RwLock::new(Some(jobs))),
             thread: Arc::new(Mutex::new(Some(thread))),
         })
+    }
+
+    /// Sets a folder's store and its keys aside under dated names, so that the next start begins empty; what they are
+    /// called now. Blocking.
+    ///
+    /// # Errors
+    /// When the store is in use, or not there.
+    pub fn set_aside(folder: &Path, now: i64) -> Result<Vec<PathBuf>, OpenError> {
+        aside::set_aside(folder, now)
     }
 
     /// Commits everything that is queued, then lets the file go. Later calls fail.
@@ -463,7 +495,22 @@ impl Store {
         if self.shared.closed.load(Ordering::SeqCst) {
             return Err(StoreError::Closed);
         }
-        let (result, unwell) = self.shared.read(read);
+        self.told(self.shared.read(read))
+    }
+
+    /// Reads for longer than a moment. Commits and wipes go on meanwhile: only the sweep after a wipe waits, as it
+    /// does for every reader, because redb compacts a file that nobody reads.
+    fn read_long<T>(
+        &self,
+        read: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if self.shared.closed.load(Ordering::SeqCst) {
+            return Err(StoreError::Closed);
+        }
+        self.told(self.shared.read_long(read))
+    }
+
+    fn told<T>(&self, (result, unwell): (Result<T, StoreError>, bool)) -> Result<T, StoreError> {
         if unwell {
             // The writer thread mends it, also when nobody writes.
             let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);

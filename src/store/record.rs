@@ -95,9 +95,10 @@ pub(super) struct JournalRecord {
     pub(super) outcome: Option<String>,
 }
 
-/// An app-state sync key.
+/// An app-state sync key. It names itself: its row's name is hashed under a key that a restored link no longer has.
 #[derive(Encode, Decode)]
 pub(super) struct SyncKeyRecord {
+    pub(super) key_id: Vec<u8>,
     pub(super) key_data: Vec<u8>,
     pub(super) fingerprint: Vec<u8>,
     pub(super) timestamp: i64,
@@ -152,6 +153,24 @@ pub(super) struct MsgSecretRecord {
     pub(super) secret: [u8; 32],
     pub(super) expires_at: i64,
     pub(super) message_ts: i64,
+}
+
+/// What a backup says of itself, before everything else.
+#[derive(Encode, Decode)]
+pub(super) struct BackupHeadRecord {
+    pub(super) made_at: i64,
+    pub(super) program: String,
+    pub(super) layout: u32,
+    pub(super) next_epoch: u64,
+}
+
+/// Anything else in a backup: what it is, of which session, its name, and its bytes as they are stored.
+#[derive(Encode, Decode)]
+pub(super) struct BackupPartRecord {
+    pub(super) kind: u8,
+    pub(super) session: String,
+    pub(super) name: Vec<u8>,
+    pub(super) value: Vec<u8>,
 }
 
 #[cfg(test)]

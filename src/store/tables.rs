@@ -23,7 +23,6 @@ pub(super) enum House {
 }
 
 impl House {
-    #[cfg(test)]
     pub(super) const ALL: [Self; 7] = [
         Self::Meta,
         Self::Sessions,
@@ -64,7 +63,7 @@ pub(super) enum Family {
     PreKeys,
     /// Id (big endian) → signed pre-key.
     SignedPreKeys,
-    /// Key id → app-state sync key.
+    /// Hash of a key id → app-state sync key; and which was set last.
     SyncKeys,
     /// Collection → hash state.
     SyncVersions,

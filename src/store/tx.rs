@@ -7,7 +7,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use redb::{
-    ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
+    MultimapTableHandle, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    TableError, TableHandle, WriteTransaction,
 };
 
 use super::Epoch;
@@ -184,6 +185,21 @@ impl<'k> Reader<'k> {
             transaction: database.begin_read()?,
             keys,
         })
+    }
+
+    /// Over a transaction that was begun while the keys were these.
+    pub(super) fn over(transaction: ReadTransaction, keys: &'k KeyRing) -> Self {
+        Self { transaction, keys }
+    }
+
+    /// The names of all tables in the file, ours or not.
+    pub(super) fn tables(&self) -> Result<Vec<String>, StoreError> {
+        let plain = self.transaction.list_tables()?;
+        let multi = self.transaction.list_multimap_tables()?;
+        Ok(plain
+            .map(|table| table.name().to_owned())
+            .chain(multi.map(|table| table.name().to_owned()))
+            .collect())
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::time::{Duration, Instant};
 
-use redb::{Database, Durability};
+use redb::{Database, Durability, ReadableDatabase as _};
 use tracing::{error, info, warn};
 
 use super::Epoch;
@@ -83,9 +83,35 @@ impl Shared {
             return (Err(self.health().unwrap_or(StoreError::Disk)), false);
         };
         let keys = self.keys();
+        self.checked(|| read(&Reader::new(database, &keys)?))
+    }
+
+    /// The same for longer than a moment: commits go on meanwhile, wipes included. Only what takes the file for
+    /// itself alone waits, as it does for every reader.
+    pub(super) fn read_long<T>(
+        &self,
+        read: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>,
+    ) -> (Result<T, StoreError>, bool) {
+        let database = self.database();
+        let Some(database) = database.as_ref() else {
+            return (Err(self.health().unwrap_or(StoreError::Disk)), false);
+        };
+        self.checked(|| {
+            // The keys and the transaction are of one moment: whatever the transaction names has its key among these.
+            let (transaction, keys) = {
+                let keys = self.keys();
+                (database.begin_read()?, keys.clone())
+            };
+            read(&Reader::over(transaction, &keys))
+        })
+    }
+
+    fn checked<T>(
+        &self,
+        read: impl FnOnce() -> Result<T, StoreError>,
+    ) -> (Result<T, StoreError>, bool) {
         // redb asserts in places what a damaged file does not keep to; checking it anew then tells.
-        let result = catch_unwind(AssertUnwindSafe(|| read(&Reader::new(database, &keys)?)))
-            .unwrap_or(Err(StoreError::Fault));
+        let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(StoreError::Fault));
         let unwell = matches!(result, Err(StoreError::Disk | StoreError::Fault));
         if unwell {
             self.unwell.store(true, Ordering::SeqCst);

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::process::Serve;
 use crate::rig::{ANNA, BORIS, Rig, open};
 use crate::terminal::{Said, Terminal, hairpin, run};
+use hairpin::store::{JournalEntry, JournalWhat};
 use hairpin_sim::Sim;
 
 /// All files of a folder: names, bytes, modes, and when they were changed.
@@ -49,6 +50,8 @@ fn without_any_store_every_command_says_that_nothing_runs_and_makes_nothing() {
         &["link", ANNA],
         &["link"],
         &["unlink"],
+        &["check"],
+        &["backup", "copy"],
     ] {
         let said = run(&data, args);
         let line = said.complaint(5);
@@ -178,7 +181,13 @@ async fn a_broken_store_is_named_with_four_whether_an_appliance_runs_on_it_or_no
         std::fs::write(&file, &whole).expect("whole");
         harm();
         let before = contents(&data);
-        for args in [&["status"][..], &["status", "--json"], &["audit"]] {
+        for args in [
+            &["status"][..],
+            &["status", "--json"],
+            &["audit"],
+            &["check"],
+            &["backup", "copy"],
+        ] {
             let said = run(&data, args);
             assert!(said.complaint(4).contains(word), "{word}: {said:?}");
             assert_eq!(said.out, "");
@@ -188,7 +197,13 @@ async fn a_broken_store_is_named_with_four_whether_an_appliance_runs_on_it_or_no
         let said = run(&data, &["status"]);
         assert!(said.complaint(4).contains(word), "{word}: {said:?}");
         assert!(said.out.contains("STORE_UNAVAILABLE"), "{said:?}");
-        for args in [&["audit"][..], &["link", ANNA], &["unlink"]] {
+        for args in [
+            &["audit"][..],
+            &["link", ANNA],
+            &["unlink"],
+            &["check"],
+            &["backup", "copy"],
+        ] {
             let said = run(&data, args);
             assert!(said.complaint(4).contains(word), "{word}: {said:?}");
         }
@@ -209,6 +224,8 @@ async fn a_store_that_is_in_use_without_a_socket_is_named_with_its_holder() {
     for args in [
         &["status"][..],
         &["audit"],
+        &["check"],
+        &["backup", "copy"],
         &["access-key", "--rotate"],
         &["serve", "--listen", "127.0.0.1:0"],
     ] {
@@ -364,6 +381,138 @@ fn a_closed_standard_error_changes_no_exit_code() {
     assert_eq!(ended.expect("run").code(), Some(5));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_appliance_checks_its_store() {
+    let mut rig = Rig::new().await;
+    rig.link("salon", ANNA).await;
+    let running = run(&rig.data(), &["check"]);
+    rig.stop().await;
+    let stopped = run(&rig.data(), &["check"]);
+    for said in [running, stopped] {
+        let lines: Vec<&str> = said.answer().lines().collect();
+        assert!(lines[0].ends_with("is sound."), "{lines:?}");
+        assert!(lines[1].starts_with("1 session, "), "{lines:?}");
+        assert!(
+            lines[2].starts_with("salon (Salon): 79001***567"),
+            "{lines:?}"
+        );
+    }
+}
+
+const PASSPHRASE: (&str, &str) = ("HAIRPIN_BACKUP_PASSPHRASE", "correct horse battery");
+
+fn with_passphrase(data: &Path, args: &[&str]) -> Said {
+    let mut command = hairpin(data, args);
+    command.env(PASSPHRASE.0, PASSPHRASE.1);
+    command.output().expect("run").into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_appliance_gives_a_backup_that_can_be_restored() {
+    let sim = Sim::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join(".local/share/hairpin");
+    let store = open(&data);
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_millis();
+    let now = i64::try_from(now).expect("small");
+    let entry = JournalEntry::new(now, "salon", JournalWhat::Requested);
+    store
+        .append_journal(vec![entry; 1000])
+        .await
+        .expect("written");
+    store.close().await;
+    let serve = Serve::start(folder.path(), &sim.url(), &[("HAIRPIN_LOG", "trace")]);
+    let (_, code) = serve.code(ANNA, None).await;
+    let code = code["code"].as_str().expect("a code");
+    sim.phone(ANNA).enter_code(code).await.expect("linked");
+    serve.state("CONNECTED").await;
+    let file = folder.path().join("copy");
+    let path = file.display().to_string();
+
+    let said = run(&data, &["backup", &path]);
+    assert!(said.complaint(2).contains(PASSPHRASE.0), "{said:?}");
+    assert!(!file.exists());
+    let said = with_passphrase(&data, &["backup", &path]);
+    assert!(
+        said.answer().ends_with("Only its passphrase opens it.\n"),
+        "{said:?}"
+    );
+    let sealed = std::fs::read(&file).expect("a backup");
+    assert!(
+        sealed.len() > 32 * 1024,
+        "more than a piece: {}",
+        sealed.len()
+    );
+    let about = std::fs::metadata(&file).expect("there");
+    assert_eq!(about.mode() & 0o777, 0o600);
+    assert_eq!(
+        serve.ask("GET", "/healthz", "").await.expect("asked").0,
+        200
+    );
+
+    let mut terminal = Terminal::at_tty(&data, &["backup", &path]);
+    terminal.says("Passphrase for the backup: ").await;
+    terminal.write("correct horse battery\n");
+    terminal.says("once more: ").await;
+    terminal.write("correct horse battery\n");
+    let said = terminal.ended().await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(!said.out.contains("horse"), "typed unseen: {said:?}");
+    assert_ne!(std::fs::read(&file).expect("a backup"), sealed);
+
+    // A reader who leaves has no whole backup.
+    let (read, write) = std::io::pipe().expect("a pipe");
+    drop(read);
+    let mut command = hairpin(&data, &["backup", "-"]);
+    command.env(PASSPHRASE.0, PASSPHRASE.1).stdout(write);
+    let said: Said = command.output().expect("run").into();
+    assert!(said.complaint(1).contains("cannot be written"), "{said:?}");
+
+    let other = tempfile::tempdir().expect("a folder");
+    let new = other.path().join("data");
+    let said = with_passphrase(&new, &["restore", &path]);
+    assert!(said.answer().contains("1 link"), "{said:?}");
+    let status = run(&new, &["status"]);
+    assert!(status.answer().contains("79001***567"), "{status:?}");
+    let log = std::fs::read_to_string(folder.path().join("log")).expect("a log");
+    assert!(log.contains("a backup was taken") && !log.contains("horse"));
+    serve.signal(Signal::TERM);
+    assert_eq!(serve.ended(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_appliance_with_a_credential_seals_its_backup_with_it() {
+    let sim = Sim::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join(".local/share/hairpin");
+    let credentials = folder.path().join("credentials");
+    std::fs::create_dir(&credentials).expect("made");
+    std::fs::write(credentials.join("hairpin-key"), [7; 32]).expect("written");
+    let credentials = credentials.display().to_string();
+    let serve = Serve::start(
+        folder.path(),
+        &sim.url(),
+        &[("CREDENTIALS_DIRECTORY", &credentials)],
+    );
+    let path = folder.path().join("copy").display().to_string();
+    // Whoever asks has no credential, and needs none.
+    let said = run(&data, &["backup", &path]);
+    assert!(
+        said.answer()
+            .ends_with("Only the credential hairpin-key opens it.\n"),
+        "{said:?}"
+    );
+    let said = with_passphrase(&data, &["backup", &path]);
+    assert!(said.answer().contains("its passphrase"), "{said:?}");
+    serve.signal(Signal::TERM);
+    assert_eq!(serve.ended(), Some(0));
+    let said = run(&data, &["status"]);
+    assert!(said.complaint(1).contains("hairpin-key"), "{said:?}");
+}
+
 /// Says something on the control socket; everything that is answered.
 fn talk(data: &Path, line: &[u8]) -> Vec<Value> {
     let mut stream = UnixStream::connect(data.join("control.sock")).expect("connected");
@@ -380,7 +529,7 @@ async fn whatever_is_said_on_the_socket_is_answered_in_one_line_and_changes_noth
     let mut rig = Rig::new().await;
     rig.link("salon", ANNA).await;
     let data = rig.data();
-    let long = [&vec![b'x'; 5000][..], b"\n"].concat();
+    let long = [&vec![b'x'; 40_000][..], b"\n"].concat();
     for (line, word) in [
         (&b"\n"[..], "no request"),
         (b"GET / HTTP/1.1\r\n", "no request"),
@@ -451,6 +600,8 @@ async fn the_socket_is_for_its_owner_alone_and_goes_at_the_end() {
     assert!(!rig.data().join("control.sock.new").exists());
     // Somebody waits for a word meanwhile: the end waits for nobody.
     let mut waiting = UnixStream::connect(&socket).expect("connected");
+    // Let in one after the other: once this one has its answer, the other one is inside.
+    run(&rig.data(), &["status"]).answer();
     let started = Instant::now();
     rig.stop().await;
     assert!(started.elapsed() < Duration::from_secs(5));
@@ -498,9 +649,9 @@ async fn a_killed_appliances_socket_is_taken_over_and_a_live_ones_is_not() {
 }
 
 /// Somebody without any rights.
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         eprintln!("only root can become somebody else: not tried");

@@ -1,6 +1,9 @@
 //! One test binary: a module per behaviour.
 
 mod agree;
+mod backup;
+mod backup_cli;
+mod backup_docs;
 mod by_hand;
 mod control;
 mod control_link;
@@ -8,6 +11,7 @@ mod crowd;
 mod endurance;
 mod ghost;
 mod history;
+mod layouts;
 mod logins;
 mod monitoring;
 mod pairing;

@@ -258,6 +258,10 @@ impl SmallDisk {
         mounted.then_some(Self(folder))
     }
 
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     /// Where the appliance keeps its data on it.
     pub fn data(&self) -> String {
         self.0.path().join("data").display().to_string()

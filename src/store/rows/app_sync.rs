@@ -11,7 +11,7 @@ use crate::store::tables::Family;
 use crate::store::tx::{Rows, Scope, Writer};
 
 /// Names the key that was set last; no key id is this long.
-const LATEST: &[u8] = b"the key that was set last, by its id";
+pub(in crate::store) const LATEST: &[u8] = b"the key that was set last, by its id";
 
 pub(in crate::store) fn key(
     rows: &impl Rows,
@@ -19,15 +19,40 @@ pub(in crate::store) fn key(
     key_id: &[u8],
 ) -> Result<Option<AppStateSyncKey>> {
     rows.get(scope.table(Family::SyncKeys), &scope.name(&[key_id]))?
-        .map(|bytes| {
-            let record: SyncKeyRecord = record::decode(&bytes)?;
-            Ok(AppStateSyncKey {
-                key_data: record.key_data,
-                fingerprint: record.fingerprint,
-                timestamp: record.timestamp,
-            })
-        })
+        .map(|bytes| decode_key(&bytes).map(|(_, key)| key))
         .transpose()
+}
+
+/// All keys, each with its id.
+pub(in crate::store) fn all_keys(
+    rows: &impl Rows,
+    scope: &Scope,
+) -> Result<Vec<(Vec<u8>, AppStateSyncKey)>> {
+    rows.all(scope.table(Family::SyncKeys))?
+        .into_iter()
+        .filter(|(name, _)| name != LATEST)
+        .map(|(_, bytes)| decode_key(&bytes))
+        .collect()
+}
+
+/// A key as it is stored, and its id.
+pub(in crate::store) fn decode_key(bytes: &[u8]) -> Result<(Vec<u8>, AppStateSyncKey)> {
+    let record: SyncKeyRecord = record::decode(bytes)?;
+    let key = AppStateSyncKey {
+        key_data: record.key_data,
+        fingerprint: record.fingerprint,
+        timestamp: record.timestamp,
+    };
+    Ok((record.key_id, key))
+}
+
+pub(in crate::store) fn encode_key(key_id: &[u8], key: &AppStateSyncKey) -> Result<Vec<u8>> {
+    record::encode(&SyncKeyRecord {
+        key_id: key_id.to_vec(),
+        key_data: key.key_data.clone(),
+        fingerprint: key.fingerprint.clone(),
+        timestamp: key.timestamp,
+    })
 }
 
 pub(in crate::store) fn set_key(
@@ -36,14 +61,18 @@ pub(in crate::store) fn set_key(
     key_id: &[u8],
     key: &AppStateSyncKey,
 ) -> Result<()> {
-    let record = record::encode(&SyncKeyRecord {
-        key_data: key.key_data.clone(),
-        fingerprint: key.fingerprint.clone(),
-        timestamp: key.timestamp,
-    })?;
+    let record = encode_key(key_id, key)?;
     let table = scope.table(Family::SyncKeys);
     writer.put(table, &scope.name(&[key_id]), &record)?;
-    writer.put(table, LATEST, key_id)
+    set_latest(writer, scope, key_id)
+}
+
+pub(in crate::store) fn set_latest(
+    writer: &Writer<'_>,
+    scope: &Scope,
+    key_id: &[u8],
+) -> Result<()> {
+    writer.put(scope.table(Family::SyncKeys), LATEST, key_id)
 }
 
 pub(in crate::store) fn latest_key_id(rows: &impl Rows, scope: &Scope) -> Result<Option<Vec<u8>>> {

@@ -24,11 +24,12 @@ pub(in crate::store) fn save(writer: &Writer<'_>, scope: &Scope, encoded: &[u8])
 
 pub(in crate::store) fn load(rows: &impl Rows, scope: &Scope) -> Result<Option<Device>> {
     rows.get(scope.table(Family::Device), ROW)?
-        .map(|json| {
-            let json = Zeroizing::new(json);
-            serde_json::from_slice(&json).map_err(|_| StoreError::Damaged)
-        })
+        .map(|json| decode(&Zeroizing::new(json)))
         .transpose()
+}
+
+pub(in crate::store) fn decode(json: &[u8]) -> Result<Device> {
+    serde_json::from_slice(json).map_err(|_| StoreError::Damaged)
 }
 
 pub(in crate::store) fn exists(rows: &impl Rows, scope: &Scope) -> Result<bool> {

@@ -56,14 +56,7 @@ pub(in crate::store) fn put(
         let mut all = names(writer, scope, &number)?;
         all.push(name);
         put_names(writer, scope, &number, &all)?;
-        let record = record::encode(&LidRecord {
-            lid: entry.lid.clone(),
-            phone_number: entry.phone_number.clone(),
-            created_at: entry.created_at,
-            updated_at: entry.updated_at,
-            learning_source: entry.learning_source.clone(),
-        })?;
-        writer.put(scope.table(Family::LidMappings), &name, &record)?;
+        writer.put(scope.table(Family::LidMappings), &name, &encode(entry)?)?;
     }
     Ok(())
 }
@@ -75,6 +68,20 @@ pub(in crate::store) fn all(rows: &impl Rows, scope: &Scope) -> Result<Vec<LidPn
             .map(entry)
             .collect(),
     )
+}
+
+/// All of them, those of one number in the order they were put.
+pub(in crate::store) fn all_in_order(
+    rows: &impl Rows,
+    scope: &Scope,
+) -> Result<Vec<LidPnMappingEntry>> {
+    let mut all = Vec::new();
+    for (number, _) in rows.all(scope.table(Family::PnMappings))? {
+        for name in names(rows, scope, &number)? {
+            all.push(by_name(rows, scope, &name)?.ok_or(StoreError::Damaged)?);
+        }
+    }
+    Ok(all)
 }
 
 /// The hidden ids of a number, by name, in the order they were put.
@@ -100,8 +107,23 @@ fn put_names(writer: &Writer<'_>, scope: &Scope, number: &[u8], names: &[Name]) 
 
 fn by_name(rows: &impl Rows, scope: &Scope, name: &[u8]) -> Result<Option<LidPnMappingEntry>> {
     rows.get(scope.table(Family::LidMappings), name)?
-        .map(|bytes| record::decode(&bytes).map(entry))
+        .map(|bytes| decode(&bytes))
         .transpose()
+}
+
+/// A mapping as it is stored.
+pub(in crate::store) fn encode(entry: &LidPnMappingEntry) -> Result<Vec<u8>> {
+    record::encode(&LidRecord {
+        lid: entry.lid.clone(),
+        phone_number: entry.phone_number.clone(),
+        created_at: entry.created_at,
+        updated_at: entry.updated_at,
+        learning_source: entry.learning_source.clone(),
+    })
+}
+
+pub(in crate::store) fn decode(bytes: &[u8]) -> Result<LidPnMappingEntry> {
+    record::decode(bytes).map(entry)
 }
 
 fn entry(record: LidRecord) -> LidPnMappingEntry {
