@@ -34,7 +34,11 @@ fn compact(database: &mut Database) -> Result<(), StoreError> {
     }
 }
 
-/// Takes pages until there was none left: redb makes the file longer only then.
+/// The smallest page that redb has: no file has more of them than it is long.
+const PAGE: u64 = 4096;
+
+/// Takes pages until there was none left: redb makes the file longer only then. No more than the file can have, so
+/// that a file that somebody exchanged under its name fills no disk.
 fn fill(database: &Database, place: &Place) -> Result<(), StoreError> {
     let size = || {
         let size = place.disk.size(FILE).map_err(|_| StoreError::Disk)?;
@@ -50,7 +54,8 @@ fn fill(database: &Database, place: &Place) -> Result<(), StoreError> {
         let mut filler = transaction.open_table(FILLER)?;
         let before = size()?;
         let mut row = 0;
-        while size()? <= before {
+        let most = before / PAGE + STEP;
+        while row < most && size()? <= before {
             for _ in 0..STEP {
                 filler.insert(row, [0; ROW].as_slice())?;
                 row += 1;
