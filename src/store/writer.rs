@@ -115,6 +115,11 @@ impl Shared {
         let unwell = matches!(result, Err(StoreError::Disk | StoreError::Fault));
         if unwell {
             self.unwell.store(true, Ordering::SeqCst);
+            // Nobody is told that all is well between this and the look that the writer thread takes.
+            let (well, refused) = (Health::Well as u8, Health::Refused as u8);
+            let _ = self
+                .health
+                .compare_exchange(well, refused, Ordering::SeqCst, Ordering::SeqCst);
         }
         (result, unwell)
     }

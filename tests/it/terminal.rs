@@ -157,6 +157,11 @@ impl Terminal {
         self.until(text, |out| out.contains(text)).await
     }
 
+    /// Waits until it has printed the text twice; everything so far.
+    pub async fn says_twice(&mut self, text: &str) -> String {
+        self.until(text, |out| out.matches(text).count() >= 2).await
+    }
+
     /// Waits for a code; the code.
     pub async fn code(&mut self) -> String {
         let out = self.until("a code", |out| code_in(out).is_some()).await;
