@@ -10,9 +10,10 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::access::Access;
+use crate::clock;
 use crate::config::Settings;
 use crate::control;
 use crate::error::Code;
@@ -36,6 +37,8 @@ const LAST_TASKS: Duration = Duration::from_millis(200);
 const HELD: Duration = Duration::from_secs(1);
 /// The companion version's name among the store's settings.
 const VERSION: &str = "companion_version";
+/// How often the numbers' hashes are looked at that count requests: they are there for an hour, and little longer.
+const BUDGET_EVERY: Duration = Duration::from_mins(1);
 /// The logins' name among the store's settings.
 const LOGINS: &str = "logins";
 /// How old the kept times of the logins' last use may be.
@@ -106,6 +109,7 @@ struct Running {
     store: Store,
     versions: Option<tokio::task::JoinHandle<()>>,
     logins: tokio::task::JoinHandle<()>,
+    budget: tokio::task::JoinHandle<()>,
 }
 
 impl Appliance {
@@ -249,6 +253,7 @@ impl Running {
         if let Some(versions) = self.versions {
             versions.abort();
         }
+        self.budget.abort();
         self.sessions.stop().await;
         self.logins.abort();
         put_logins(access, &self.store).await;
@@ -362,11 +367,13 @@ async fn run(
     .map_err(|error| ExitError::failed(format!("the store cannot be used: {error}")))?;
     let versions = (!own_server).then(|| tokio::spawn(keep_version(versions, store.clone())));
     let logins = tokio::spawn(keep_logins(Arc::clone(access), store.clone()));
+    let budget = tokio::spawn(forget_budget(store.clone()));
     Ok(Running {
         sessions,
         store,
         versions,
         logins,
+        budget,
     })
 }
 
@@ -393,6 +400,16 @@ async fn put_logins(access: &Access, store: &Store) -> bool {
     }
     access.logins_were_kept(change);
     put.is_ok()
+}
+
+/// Forgets who asked for a code once that counts no more, also where nobody asks again.
+async fn forget_budget(store: Store) {
+    loop {
+        if let Err(error) = store.budget_forget(clock::wall()).await {
+            debug!(%error, "requests that count no more were not forgotten yet");
+        }
+        tokio::time::sleep(BUDGET_EVERY).await;
+    }
 }
 
 /// Looks the companion version up in the background: a connection never waits for it.

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::jobs::{Done, Present, Tools};
 use super::machine::{About, Answer, Ask, Effect, Facts, Input, Job, Limits, Machine, Now, Waiter};
 use super::types::{
-    Asker, CodeRequest, EndReason, PairingCode, RequestError, SessionEvent, Status, UnixMs, View,
+    Asker, CodeRequest, PairingCode, RequestError, SessionEvent, Status, UnixMs, View,
 };
 use crate::clock;
 use crate::error::Code;
@@ -313,6 +313,9 @@ impl Driver {
                     inputs.push_back(next);
                 }
             }
+            for effect in &told {
+                self.journal(effect).await;
+            }
             self.publish(None);
             for effect in told {
                 if let Some(next) = self.perform(effect).await {
@@ -325,8 +328,14 @@ impl Driver {
     async fn perform(&mut self, effect: Effect) -> Option<Input> {
         match effect {
             Effect::Reply(waiters, result) => self.reply(waiters, &result),
-            Effect::Code(code, about) => self.code_shown(code, about).await,
-            Effect::CodeEnded(reason, about) => self.code_ended(reason, about).await,
+            Effect::Code(code, about) => {
+                info!(session = %self.tools.session, phone = %code.phone_number, seconds = code.expires_in(), took_ms = millis(about.took), "a code is shown");
+                self.tell(SessionEvent::Code(code));
+            }
+            Effect::CodeEnded(reason, _) => {
+                info!(session = %self.tools.session, ?reason, "the code ended");
+                self.tell(SessionEvent::CodeEnded(reason));
+            }
             Effect::Error(error) => self.tell(SessionEvent::Error(error)),
             Effect::Job(ticket, job) => self.start_job(ticket, job),
             Effect::Reconnect(why) => {
@@ -394,27 +403,28 @@ impl Driver {
         }
     }
 
-    async fn code_shown(&mut self, code: PairingCode, about: About) {
-        info!(session = %self.tools.session, phone = %code.phone_number, seconds = code.expires_in(), took_ms = millis(about.took), "a code is shown");
-        self.note(self.about(JournalWhat::CodeShown, about)).await;
-        self.tell(SessionEvent::Code(code));
+    /// What the journal says of a code, before anybody is told of it.
+    async fn journal(&self, effect: &Effect) {
+        match effect {
+            Effect::Code(_, about) => {
+                self.note(self.about(JournalWhat::CodeShown, about)).await;
+            }
+            Effect::CodeEnded(reason, about) => {
+                let entry = JournalEntry {
+                    outcome: serde_json::to_value(reason)
+                        .ok()
+                        .and_then(|reason| reason.as_str().map(str::to_owned)),
+                    ..self.about(JournalWhat::CodeEnded, about)
+                };
+                self.note(entry).await;
+            }
+            _ => {}
+        }
     }
 
-    async fn code_ended(&mut self, reason: EndReason, about: About) {
-        info!(session = %self.tools.session, ?reason, "the code ended");
-        let entry = JournalEntry {
-            outcome: serde_json::to_value(reason)
-                .ok()
-                .and_then(|reason| reason.as_str().map(str::to_owned)),
-            ..self.about(JournalWhat::CodeEnded, about)
-        };
-        self.note(entry).await;
-        self.tell(SessionEvent::CodeEnded(reason));
-    }
-
-    fn about(&self, what: JournalWhat, about: About) -> JournalEntry {
+    fn about(&self, what: JournalWhat, about: &About) -> JournalEntry {
         JournalEntry {
-            phone: Some(about.phone),
+            phone: Some(about.phone.clone()),
             duration_ms: Some(millis(about.took)),
             ..self.tools.entry(what, Some(&about.asker))
         }
@@ -569,7 +579,7 @@ impl Driver {
         if let Some(about) = self.machine.open_code(now()) {
             let entry = JournalEntry {
                 outcome: Some("stopped".to_owned()),
-                ..self.about(JournalWhat::CodeEnded, about)
+                ..self.about(JournalWhat::CodeEnded, &about)
             };
             self.note(entry).await;
         }

@@ -461,18 +461,7 @@ impl Store {
         let line = line.to_owned();
         self.write(move |writer| {
             let name = writer.key(BUDGET)?.name(&[line.as_bytes()]);
-            let old: Vec<Vec<u8>> = writer
-                .raw_range(
-                    &BUDGET.name(),
-                    (Bound::Unbounded, Bound::Unbounded),
-                    usize::MAX,
-                    false,
-                )?
-                .into_iter()
-                .map(|(row, _)| row)
-                .filter(|row| moment(row).is_none_or(|at| at <= now - HOUR_MS))
-                .collect();
-            writer.delete_all(BUDGET, &old)?;
+            writer.delete_all(BUDGET, &over(writer, now)?)?;
             // Two requests within a millisecond are two rows.
             let mut at = now;
             let row = loop {
@@ -485,6 +474,18 @@ impl Store {
             writer.put(BUDGET, &row, &[])
         })
         .await
+    }
+
+    /// Forgets the requests that count no more. Where there are none, nothing is written.
+    ///
+    /// # Errors
+    /// When the store cannot be read or cannot commit.
+    pub async fn budget_forget(&self, now: i64) -> Result<(), StoreError> {
+        if self.read(|rows| Ok(over(rows, now)?.is_empty()))? {
+            return Ok(());
+        }
+        self.write(move |writer| writer.delete_all(BUDGET, &over(writer, now)?).map(drop))
+            .await
     }
 
     /// Reads in one short transaction.
@@ -564,6 +565,17 @@ impl Store {
             .take()
             .ok_or(StoreError::Closed)
     }
+}
+
+/// The budget's rows that count no more: older than an hour, or of a time that a clock has been set back from.
+fn over(rows: &impl Rows, now: i64) -> Result<Vec<Vec<u8>>, StoreError> {
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    Ok(rows
+        .raw_range(&BUDGET.name(), all, usize::MAX, false)?
+        .into_iter()
+        .map(|(row, _)| row)
+        .filter(|row| !moment(row).is_some_and(|at| at > now - HOUR_MS && at <= now + HOUR_MS))
+        .collect())
 }
 
 /// The moment in a budget row's name.

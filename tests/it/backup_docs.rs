@@ -75,7 +75,7 @@ esac
             .output()
             .expect("run")
     };
-    let chapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/backup-draft.md");
+    let chapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/backup.md");
     let chapter = std::fs::read_to_string(chapter).expect("readable");
     let blocks = commands(&chapter);
     assert_eq!(blocks.len(), 4, "{blocks:?}");

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use hairpin::phone::{Country, Phone};
+use hairpin::store::Store;
 use hairpin_sim::{Fault, Kick, Sim, SimConfig, Step};
 use serde_json::{Value, json};
 
-use crate::rig::{ANNA, BORIS, Rig, code_of};
+use crate::rig::{ANNA, BORIS, PATIENCE, Rig, code_of};
 use crate::supervision::{fall_silent, never_two_connections};
 
 /// A request that is allowed two seconds, and what a busy machine adds.
@@ -697,8 +699,109 @@ async fn the_budget_counts_what_went_out_and_is_kept_across_a_restart() {
     );
     let wait = answer.json()["retryAfter"].as_u64().expect("seconds");
     assert!((3000..=3600).contains(&wait), "{wait}");
+    assert_eq!(rig.sim.hellos(ANNA), 2, "WhatsApp does not hear of it");
     code_of(&rig.code("salon", BORIS, None).await);
     rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_budget_is_the_lines_and_what_never_went_out_costs_nothing() {
+    let mut rig = Rig::with(&[
+        ("pairing.requests_per_number", "2"),
+        ("whatsapp.connect_timeout", "2"),
+    ])
+    .await;
+    rig.sim.stop().await;
+    for _ in 0..3 {
+        let answer = rig.code("salon", "+55 11 98765-4321", None).await;
+        assert_eq!(answer.json()["code"], "WHATSAPP_UNREACHABLE");
+    }
+    rig.sim.resume().await;
+    // Refused by WhatsApp or not, it went out; and in whatever spelling, it is the same line.
+    rig.sim.fault(Fault::refuse_hello(500));
+    for (number, status) in [
+        ("+55 11 98765-4321", 502),
+        ("+55 11 8765-4321", 200),
+        ("+55 11 98765-4321", 200),
+    ] {
+        let answer = rig.code("salon", number, None).await;
+        assert_eq!(answer.status, status, "{number}: a live code is free");
+    }
+    rig.ask("DELETE", "/api/v1/sessions/salon/pairing-code", None)
+        .await;
+    let answer = rig.code("salon", "+55 11 8765-4321", None).await;
+    assert_eq!(answer.json()["code"], "RATE_LIMITED");
+    rig.stop().await;
+}
+
+/// The names of the budget's rows in a stopped appliance's store.
+async fn budget_rows(rig: &mut Rig) -> Vec<Vec<u8>> {
+    use redb::{ReadableDatabase, ReadableTable};
+    rig.stop().await;
+    let database = redb::Database::open(rig.data().join("hairpin.redb")).expect("opened");
+    let table = redb::TableDefinition::<&[u8], &[u8]>::new("budget");
+    let read = database.begin_read().expect("begun");
+    let table = read.open_table(table).expect("there");
+    table
+        .iter()
+        .expect("read")
+        .map(|row| row.expect("a row").0.value().to_vec())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_was_counted_is_a_keyed_hash_and_gone_once_its_hour_is_over() {
+    const HOUR: i64 = 3_600_000;
+    let mut rig = Rig::with(&[("pairing.requests_per_number", "5")]).await;
+    code_of(&rig.code("salon", ANNA, None).await);
+    let rows = budget_rows(&mut rig).await;
+    assert_eq!(rows.len(), 1);
+    let text = String::from_utf8_lossy(&rows[0]);
+    assert!(!text.contains(&ANNA[1..]), "{text}");
+    // The same number in another store has another name: whoever has all numbers finds none.
+    let mut other = Rig::with(&[("pairing.requests_per_number", "5")]).await;
+    code_of(&other.code("salon", ANNA, None).await);
+    let others = budget_rows(&mut other).await;
+    let hash = |row: &[u8]| row[..row.len() - 8].to_vec();
+    assert_ne!(hash(&rows[0]), hash(&others[0]));
+
+    let line = Phone::parse(ANNA, Country::parse("RU").expect("RU"))
+        .expect("a number")
+        .line_key();
+    let now = hairpin::clock::wall();
+    let count = async |store: &Store, at| store.budget_record(&line, at).await.expect("counted");
+    // One that a clock set back has left in the future goes as well.
+    rig.in_store(async |store| {
+        count(store, now + 2 * HOUR).await;
+        store.budget_forget(now).await.expect("forgotten");
+    })
+    .await;
+    assert_eq!(budget_rows(&mut rig).await.len(), 0);
+    rig.in_store(async |store| {
+        count(store, now - HOUR - 1000).await;
+        count(store, now - HOUR / 2).await;
+        store.budget_forget(now - 2000).await.expect("nothing");
+        assert!(store.budget_left(&line, now, 1).expect("read").is_some());
+        assert!(store.budget_left(&line, now, 2).expect("read").is_none());
+    })
+    .await;
+    assert_eq!(
+        budget_rows(&mut rig).await.len(),
+        2,
+        "their hour is not over"
+    );
+    // Nobody asks again, and the one whose hour is over goes all the same; the other stays.
+    let gone = async {
+        while budget_rows(&mut rig).await.len() != 1 {
+            rig.start().await;
+            assert_eq!(rig.ask("GET", "/healthz", None).await.status, 200);
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("gone");
+    rig.in_store(async |store| {
+        assert!(store.budget_left(&line, now, 1).expect("read").is_some());
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

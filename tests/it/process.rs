@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use hairpin::store::{LinkRow, StoreError};
+use hairpin::store::{JournalWhat, LinkRow, StoreError};
 use hairpin_sim::{Sim, SimConfig, Step};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -483,16 +483,27 @@ const MESSAGE: &str = "canary-message-body";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_most_verbose_log_of_a_whole_run_holds_no_number_code_key_or_message() {
-    for format in ["text", "json"] {
+    use std::os::unix::fs::MetadataExt;
+
+    for format in ["text", "json", "journal"] {
         let folder = tempfile::tempdir().expect("a folder");
         let sim = Sim::start().await;
+        // As systemd says it: this file is the journal.
+        let log = std::fs::File::create(folder.path().join("log")).expect("a log");
+        let about = log.metadata().expect("there");
+        let journal = format!("{}:{}", about.dev(), about.ino());
+        let (format_set, journal) = match format {
+            "journal" => ("text", journal.as_str()),
+            format => (format, ""),
+        };
         let serve = Serve::start(
             folder.path(),
             &sim.url(),
             &[
                 ("RUST_LOG", "trace"),
                 ("HAIRPIN_LOG", "trace"),
-                ("HAIRPIN_LOG_FORMAT", format),
+                ("HAIRPIN_LOG_FORMAT", format_set),
+                ("JOURNAL_STREAM", journal),
             ],
         );
         let mut canaries = Canaries::default();
@@ -560,6 +571,18 @@ async fn the_most_verbose_log_of_a_whole_run_holds_no_number_code_key_or_message
             pages += 1;
         }
         assert!(pages > 10, "the page's files are read");
+        for command in [
+            &["status"][..],
+            &["status", "--json"],
+            &["audit"],
+            &["audit", "--json"],
+        ] {
+            let said = run(command, folder.path());
+            assert!(said.status.success(), "{command:?}");
+            let said = text(&[said.stdout, said.stderr].concat());
+            assert!(said.contains("79062***418"), "{command:?}: {said}");
+            seen.push((format!("hairpin {}", command.join(" ")), said));
+        }
         let process = serve.child.id();
         for (name, file) in [
             ("its command line", format!("/proc/{process}/cmdline")),
@@ -609,7 +632,18 @@ async fn the_most_verbose_log_of_a_whole_run_holds_no_number_code_key_or_message
             .lines()
             .find(|line| line.contains("wiped the old link"))
             .expect("a line");
-        assert!(wiped.contains("INFO"), "a mismatch is information: {wiped}");
+        let information = if format == "journal" {
+            assert!(
+                log.lines().all(|line| ["<4>", "<6>", "<7>"]
+                    .iter()
+                    .any(|level| line.starts_with(level))),
+                "each line has its level:\n{log}"
+            );
+            wiped.starts_with("<6>")
+        } else {
+            wiped.contains("INFO")
+        };
+        assert!(information, "a mismatch is information: {wiped}");
         let run = longest_run(&log);
         assert!(run.len() < 32, "this could be a key: {run}");
         seen.push((format!("the log ({format})"), log));
@@ -669,6 +703,21 @@ async fn whole(folder: &Path, known: &mut Vec<LinkRow>) {
             "{error:?}"
         );
     }
+    // Written in one transaction with what it reports, the journal never tells of anything else than what is there.
+    let journal = store.journal(None, 1000).expect("readable");
+    let told = journal.iter().map(|entry| entry.what).find(|what| {
+        !matches!(
+            what,
+            JournalWhat::Requested | JournalWhat::CodeShown | JournalWhat::CodeEnded
+        )
+    });
+    let fits = match &row {
+        None => told.is_none(),
+        Some(row) if row.ended.is_some() => told == Some(JournalWhat::LoggedOut),
+        Some(row) if row.linked.is_some() => told == Some(JournalWhat::Linked),
+        Some(_) => !matches!(told, Some(JournalWhat::Linked | JournalWhat::LoggedOut)),
+    };
+    assert!(fits, "the journal says {told:?} of {row:?}");
     store.close().await;
 }
 

@@ -257,6 +257,11 @@ async fn what_people_must_see_to_stops_a_link_keeps_its_credentials_and_waits_fo
         replaced(Kick::Replaced),
         replaced(stream_error(409)),
         Halt::at_login(402, "BANNED", "BANNED"),
+        // Without a word about its end it is taken for an hour.
+        Halt {
+            fault: Some(Fault::failure(402)),
+            ..Halt::at_login(402, "BANNED", "BANNED")
+        },
         Halt::at_login(403, "LOCKED", "LOCKED"),
         Halt::at_login(406, "LOCKED", "LOCKED"),
         Halt::at_login(405, "OUTDATED", "CLIENT_OUTDATED"),
@@ -393,6 +398,27 @@ async fn a_passkey_demand_does_not_end_a_link_that_stands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_hears_of_a_code_finds_it_in_the_journal() {
+    let mut rig = Rig::new().await;
+    let mut page = rig.page("salon").await;
+    page.next_of("session-status").await;
+    for round in 0..20 {
+        let (answer, ()) = tokio::join!(rig.code("salon", ANNA, None), async {
+            while page.next_of("session-status").await["data"]["state"] != "AWAITING_CODE_ENTRY" {}
+            assert_eq!(rig.audit().await[0]["what"], "code_shown", "round {round}");
+        });
+        code_of(&answer);
+        let cancel = rig.ask("DELETE", "/api/v1/sessions/salon/pairing-code", None);
+        let (cancelled, ()) = tokio::join!(cancel, async {
+            while page.next_of("session-status").await["data"]["state"] != "UNLINKED" {}
+            assert_eq!(rig.audit().await[0]["what"], "code_ended", "round {round}");
+        });
+        assert_eq!(cancelled.status, 204);
+    }
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_registration_that_whatsapp_refuses_is_told_by_its_name() {
     let mut rig = Rig::new().await;
     for (reason, http, code, state) in [
@@ -474,6 +500,7 @@ async fn a_code_whose_connection_ends_is_told_so_and_why() {
         (Kick::Passkey, "PASSKEY_REQUIRED", "PASSKEY_REQUIRED"),
     ] {
         let mut page = rig.page("salon").await;
+        let connections = rig.sim.total_connections();
         let shown = code_of(&rig.code("salon", ANNA, None).await);
         page.next_of("pairing-code").await;
         rig.sim.kick(ANNA, &kick);
@@ -497,6 +524,8 @@ async fn a_code_whose_connection_ends_is_told_so_and_why() {
         assert_eq!(ended["phone"], "79001***567", "{kick:?}");
         assert_eq!(ended["by"], "api", "{kick:?}");
         assert!(ended["durationMs"].is_u64(), "{kick:?}");
+        // A registration is no link: whoever wants another code asks for it.
+        assert_eq!(rig.sim.total_connections(), connections + 1, "{kick:?}");
     }
     rig.link("salon", ANNA).await;
     never_two_connections(&rig.sim);
