@@ -48,6 +48,7 @@ async fn the_code_and_what_leads_to_it_look_right_from_all_sides() {
     let phone = desk.rig.sim.phone(BORIS);
     phone.remove_device(phone.devices()[0].id).await;
     desk.face("trouble").await;
+    page.shows("#trouble-h", "The phone ended the link").await;
     page.click("#trouble-action").await;
 
     let slow = Fault::delay(Step::Open, Duration::from_mins(5));
