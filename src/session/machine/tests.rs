@@ -130,14 +130,19 @@ impl Play {
         self.fx.iter().any(what)
     }
 
-    /// From a request that was let in to its code.
-    pub(super) fn until_code(&mut self, number: &str) {
+    /// From a request that was let in to the client that registers for it.
+    pub(super) fn until_prepared(&mut self, number: &str) {
         let ticket = self.ticket();
         self.feed(Input::Journaled(ticket, true));
         let ticket = self.ticket();
         assert!(self.wants(|effect| matches!(effect, Effect::Job(_, Job::Prepare { .. }))));
         self.row = Some(row(number, false));
         self.feed(Input::Prepared(ticket, Ok(self.prepared())));
+    }
+
+    /// From a request that was let in to its code.
+    pub(super) fn until_code(&mut self, number: &str) {
+        self.until_prepared(number);
         self.feed(Input::Link(LinkEvent::Opened));
         assert!(self.wants(|effect| matches!(effect, Effect::RequestCode(_))));
         self.feed(Input::Link(LinkEvent::Code {
@@ -229,11 +234,7 @@ fn a_request_goes_its_way_and_everybody_who_joins_gets_the_same_code() {
 fn a_code_never_outlives_what_whatsapp_says_is_left() {
     let mut play = Play::new();
     play.ask(A, None);
-    let ticket = play.ticket();
-    play.feed(Input::Journaled(ticket, true));
-    let ticket = play.ticket();
-    play.row = Some(row(A, false));
-    play.feed(Input::Prepared(ticket, Ok(play.prepared())));
+    play.until_prepared(A);
     play.feed(Input::Link(LinkEvent::Opened));
     play.feed(Input::Link(LinkEvent::Code {
         code: SecretText::new("ABCDEFGH".to_owned()),
@@ -453,11 +454,7 @@ fn a_request_that_is_refused_takes_nothing_from_one_that_is_being_checked() {
 fn pictures_that_nobody_scans_are_no_fault_of_the_network() {
     let mut play = Play::new();
     play.ask(A, None);
-    let ticket = play.ticket();
-    play.feed(Input::Journaled(ticket, true));
-    let ticket = play.ticket();
-    play.row = Some(row(A, false));
-    play.feed(Input::Prepared(ticket, Ok(play.prepared())));
+    play.until_prepared(A);
     play.feed(Input::Link(LinkEvent::Opened));
     play.feed(Input::Link(LinkEvent::CodeRefused(Refusal::NotAvailable)));
     for _ in 1..QR_ROUNDS {

@@ -188,11 +188,7 @@ fn a_request_of_a_client_too_old_goes_on_with_a_newer_version() {
     for newer in [true, false] {
         let mut play = Play::new();
         let waiter = play.ask(A, None);
-        let ticket = play.ticket();
-        play.feed(Input::Journaled(ticket, true));
-        let ticket = play.ticket();
-        play.row = Some(row(A, false));
-        play.feed(Input::Prepared(ticket, Ok(play.prepared())));
+        play.until_prepared(A);
         play.feed(Input::Link(LinkEvent::Closed(Close::Outdated)));
         let ticket = play.ticket();
         play.feed(Input::Renewed(ticket, newer));
@@ -375,11 +371,7 @@ fn the_button_leads_back_to_the_number_where_nothing_was_linked() {
 fn a_registration_that_is_banned_says_until_when_and_forgets_it_then() {
     let mut play = Play::new();
     let waiter = play.ask(A, None);
-    let ticket = play.ticket();
-    play.feed(Input::Journaled(ticket, true));
-    let ticket = play.ticket();
-    play.row = Some(row(A, false));
-    play.feed(Input::Prepared(ticket, Ok(play.prepared())));
+    play.until_prepared(A);
     play.feed(Input::Link(LinkEvent::Closed(Close::Banned(Some(HOUR)))));
     assert_eq!(play.refusal(waiter), Some(Code::Banned));
     assert_eq!(play.machine.state(), State::Banned);
