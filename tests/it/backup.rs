@@ -16,7 +16,7 @@ use whatsapp_rust::traits::{
     SignalStore,
 };
 
-use crate::rig::{ANNA, BORIS, Rig, open};
+use crate::rig::{ANNA, BORIS, Rig, open, reads};
 use crate::store_calls::{Draw, traits};
 use crate::store_support::{self, seed};
 
@@ -662,15 +662,11 @@ async fn a_restored_link_connects_again_without_a_person_and_its_conversations_s
     let mut rig = Rig::new().await;
     rig.link("salon", ANNA).await;
     let phone = rig.sim.phone(ANNA);
-    let device = phone.devices()[0].id;
     // There is a conversation begun with a one-time key, so that there is something that must not come back.
     rig.sim
         .wait_for(|event| event.is(Step::KeyShared, ANNA))
         .await;
-    let id = phone.send_text(device, "добрый день").await.expect("sent");
-    rig.sim
-        .wait_for(|event| event.is(Step::Receipt, ANNA) && event.note.contains(&id))
-        .await;
+    reads(&rig.sim, ANNA, "добрый день").await;
     let (sealed, old) = rig
         .in_store(async |store| {
             let report = store.verify().expect("sound");
@@ -704,10 +700,7 @@ async fn a_restored_link_connects_again_without_a_person_and_its_conversations_s
         .await;
     assert_eq!(phone.devices().len(), 1, "the same device as before");
     // The phone's old ratchet meets none here; what it sends is answered all the same, and the link stays up.
-    let id = phone.send_text(device, "вы ещё тут?").await.expect("sent");
-    rig.sim
-        .wait_for(|event| event.is(Step::Receipt, ANNA) && event.note.contains(&id))
-        .await;
+    reads(&rig.sim, ANNA, "вы ещё тут?").await;
     rig.state("salon", "CONNECTED").await;
     let entries = rig.audit().await;
     assert!(

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::backup::{contents, filled};
 use crate::control::{NOBODY, is_root};
 use crate::process::Serve;
-use crate::rig::{ANNA, BORIS, SmallDisk, open};
+use crate::rig::{ANNA, BORIS, SmallDisk, open, reads};
 use crate::terminal::{Said, Terminal, hairpin, run};
 
 const NOW: i64 = 1_764_046_501_000;
@@ -65,6 +65,15 @@ impl House {
 
     fn run(&self, args: &[&str]) -> Said {
         self.command(args).output().expect("run").into()
+    }
+
+    /// A running appliance.
+    async fn serve(&self, sim: &Sim) -> Terminal {
+        let url = sim.url();
+        let listen = ["serve", "--listen", "127.0.0.1:0", "--whatsapp-url", &url];
+        let mut running = Terminal::of(self.command(&listen));
+        running.says("Hairpin is at").await;
+        running
     }
 
     fn restore(&self) -> Said {
@@ -132,7 +141,6 @@ async fn a_backup_moves_a_link_to_another_machine_with_commands_alone() {
         .expect("linked");
     serve.state("CONNECTED").await;
     sim.wait_for(|event| event.is(Step::KeyShared, ANNA)).await;
-    let device = phone.devices()[0].id;
     let file = old.path().join("nightly");
     let with_passphrase = |data: &Path, args: &[&str]| -> Said {
         let mut command = hairpin(data, args);
@@ -142,9 +150,7 @@ async fn a_backup_moves_a_link_to_another_machine_with_commands_alone() {
     let said = with_passphrase(&data(&old), &["backup", text(&file)]);
     assert!(said.answer().starts_with("Wrote "), "{said:?}");
     // Ratchets turn on after the backup was made.
-    let id = phone.send_text(device, "добрый день").await.expect("sent");
-    sim.wait_for(|event| event.is(Step::Receipt, ANNA) && event.note.contains(&id))
-        .await;
+    reads(&sim, ANNA, "добрый день").await;
     serve.kill();
 
     let new = tempfile::tempdir().expect("a folder");
@@ -162,9 +168,7 @@ async fn a_backup_moves_a_link_to_another_machine_with_commands_alone() {
     let serve = Serve::start(new.path(), &sim.url(), &[]);
     serve.state("CONNECTED").await;
     assert_eq!(phone.devices().len(), 1, "the same device as before");
-    let id = phone.send_text(device, "вы ещё тут?").await.expect("sent");
-    sim.wait_for(|event| event.is(Step::Receipt, ANNA) && event.note.contains(&id))
-        .await;
+    reads(&sim, ANNA, "вы ещё тут?").await;
     let audit = run(&data(&new), &["audit"]);
     assert!(audit.answer().contains("restored"), "{audit:?}");
     serve.signal(Signal::TERM);
@@ -393,17 +397,8 @@ async fn start_over_asks_first_and_sets_aside_what_it_never_deletes() {
     assert!(said.complaint(1).contains("no store"), "{said:?}");
 
     // The next start begins empty, and again, without a question this time.
-    let url = sim.url();
     for round in 1..=2 {
-        let serve = [
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--whatsapp-url",
-            url.as_str(),
-        ];
-        let mut running = Terminal::of(house.command(&serve));
-        running.says("Hairpin is at").await;
+        let running = house.serve(&sim).await;
         let status = house.run(&["status"]);
         assert!(status.answer().starts_with("salon  UNLINKED"), "{status:?}");
         running.signal(Signal::TERM);
@@ -509,17 +504,8 @@ async fn a_store_of_a_newer_version_is_left_as_it_is_until_a_backup_replaces_it(
         let line = said.complaint(4);
         assert!(line.contains("newer version (layout 99)"), "{said:?}");
     }
-    let url = sim.url();
-    let serve = [
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--whatsapp-url",
-        url.as_str(),
-    ];
     for _ in 0..2 {
-        let mut running = Terminal::of(house.command(&serve));
-        running.says("Hairpin is at").await;
+        let running = house.serve(&sim).await;
         assert!(house.run(&["status"]).complaint(4).contains("layout 99"));
         running.signal(Signal::TERM);
         assert_eq!(running.ended().await.code, Some(0));
@@ -619,17 +605,8 @@ async fn a_restore_that_is_killed_at_any_moment_leaves_one_whole_store() {
 async fn a_credential_that_appears_is_replaced_and_is_wanted_from_then_on() {
     let sim = Sim::start().await;
     let house = House::new().await;
-    let url = sim.url();
     let start_and_stop = async || {
-        let serve = [
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--whatsapp-url",
-            url.as_str(),
-        ];
-        let mut running = Terminal::of(house.command(&serve));
-        running.says("Hairpin is at").await;
+        let running = house.serve(&sim).await;
         let status = house.run(&["status"]);
         running.signal(Signal::TERM);
         assert_eq!(running.ended().await.code, Some(0));

@@ -562,18 +562,7 @@ async fn a_link_whose_stored_number_is_spoiled_starts_and_reconnects_without_bei
     let mut rig = Rig::new().await;
     rig.link("salon", ANNA).await;
     let row = rig.stored("salon").await.expect("a link");
-    rig.in_store(async |store| {
-        store
-            .update_link(
-                "salon",
-                row.epoch,
-                Box::new(|row| BORIS.clone_into(&mut row.line)),
-                Vec::new(),
-            )
-            .await
-            .expect("changed");
-    })
-    .await;
+    rig.write_line(row.epoch, BORIS).await;
     rig.start().await;
     rig.state("salon", "CONNECTED").await;
     let mark = rig.sim.mark();
@@ -592,18 +581,7 @@ async fn a_malformed_stored_number_counts_as_leftovers() {
     let mut rig = Rig::new().await;
     rig.link("salon", ANNA).await;
     let row = rig.stored("salon").await.expect("a link");
-    rig.in_store(async |store| {
-        store
-            .update_link(
-                "salon",
-                row.epoch,
-                Box::new(|row| row.line = "not a number".to_owned()),
-                Vec::new(),
-            )
-            .await
-            .expect("changed");
-    })
-    .await;
+    rig.write_line(row.epoch, "not a number").await;
     rig.start().await;
     let answer = rig.code("salon", BORIS, None).await;
     let code = code_of(&answer);

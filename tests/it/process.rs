@@ -7,13 +7,13 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use hairpin::store::{JournalWhat, LinkRow, StoreError};
-use hairpin_sim::{Sim, SimConfig, Step};
+use hairpin_sim::{Sim, SimConfig};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use whatsapp_rust::traits::DeviceStore;
 
-use crate::rig::{ANNA, BORIS, open};
+use crate::rig::{ANNA, BORIS, open, reads};
 use crate::web_support::read_answer;
 
 fn hairpin(args: &[&str], folder: &Path) -> Command {
@@ -541,13 +541,7 @@ async fn the_most_verbose_log_of_a_whole_run_holds_no_number_code_key_or_message
             }
         }
         let device = sim.phone(OTHER).devices()[0].id;
-        let id = sim
-            .phone(OTHER)
-            .send_text(device, MESSAGE)
-            .await
-            .expect("sent");
-        sim.wait_for(|event| event.step == Step::Receipt && event.note.contains(&id))
-            .await;
+        reads(&sim, OTHER, MESSAGE).await;
         sim.phone(OTHER).remove_device(device).await;
         serve.state("LOGGED_OUT").await;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hairpin::app::Appliance;
 use hairpin::config::{Settings, Sources};
-use hairpin::store::{LinkRow, Options, Store};
+use hairpin::store::{Epoch, LinkRow, Options, Store};
 use hairpin_sim::{Sim, SimConfig, Step};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -151,6 +151,13 @@ impl Rig {
         .await
     }
 
+    /// Adds a session, or names it anew; the status of the answer.
+    pub async fn put_session(&self, session: &str) -> u16 {
+        let path = format!("/api/v1/sessions/{session}");
+        let name = Some(json!({ "name": "Salon" }));
+        self.ask("PUT", &path, name).await.status
+    }
+
     pub async fn status(&self, session: &str) -> Value {
         self.ask("GET", &format!("/api/v1/sessions/{session}"), None)
             .await
@@ -208,18 +215,17 @@ impl Rig {
 
     /// A text of the number's phone reaches the link, is read, and acknowledged.
     pub async fn reads_what_the_phone_writes(&self, number: &str) {
-        let phone = self.sim.phone(number);
-        let mark = self.sim.mark();
-        let device = phone.devices()[0].id;
-        let id = phone
-            .send_text(device, "Are you there?")
-            .await
-            .expect("sent");
-        self.sim
-            .wait_for_after(mark, |event| {
-                event.step == Step::Receipt && event.note.contains(&id)
-            })
-            .await;
+        reads(&self.sim, number, "Are you there?").await;
+    }
+
+    /// Changes the number that stands in the session's row, with the appliance stopped.
+    pub async fn write_line(&mut self, epoch: Epoch, line: &'static str) {
+        self.in_store(async |store| {
+            let change = Box::new(|row: &mut LinkRow| line.clone_into(&mut row.line));
+            let changed = store.update_link("salon", epoch, change, Vec::new());
+            changed.await.expect("changed");
+        })
+        .await;
     }
 
     pub async fn audit(&self) -> Vec<Value> {
@@ -227,6 +233,15 @@ impl Rig {
         assert_eq!(answer.status, 200);
         answer.json().as_array().expect("a list").clone()
     }
+}
+
+/// A text of the number's phone reaches its first device, is read there, and acknowledged.
+pub async fn reads(sim: &Sim, number: &str, text: &str) {
+    let phone = sim.phone(number);
+    let device = phone.devices()[0].id;
+    let id = phone.send_text(device, text).await.expect("sent");
+    sim.wait_for(|event| event.is(Step::Receipt, number) && event.note.contains(&id))
+        .await;
 }
 
 pub fn open(folder: &Path) -> Store {

@@ -850,12 +850,7 @@ async fn what_one_page_asks_for_in_one_breath_is_done_in_that_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_goes_on_when_whoever_wanted_it_has_gone() {
     let mut rig = Rig::new().await;
-    rig.ask(
-        "PUT",
-        "/api/v1/sessions/guest",
-        Some(json!({ "name": "Guest" })),
-    )
-    .await;
+    rig.put_session("guest").await;
     rig.link("guest", ANNA).await;
     // WhatsApp is slow to hear of it, and the one who asked hangs up.
     fall_silent(&rig.sim).await;
@@ -879,14 +874,7 @@ async fn a_removal_goes_on_when_whoever_wanted_it_has_gone() {
         }
     };
     tokio::time::timeout(HEALED, gone).await.expect("removed");
-    let again = rig
-        .ask(
-            "PUT",
-            "/api/v1/sessions/guest",
-            Some(json!({ "name": "Guest" })),
-        )
-        .await;
-    assert_eq!(again.status, 201);
+    assert_eq!(rig.put_session("guest").await, 201);
     let asked = rig.code("guest", ANNA, None).await;
     code_of(&asked);
     rig.stop().await;
@@ -894,55 +882,20 @@ async fn a_removal_goes_on_when_whoever_wanted_it_has_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_who_add_the_last_place_at_once_do_not_both_get_it() {
+    let count = |all: &[u16], wanted| all.iter().filter(|status| **status == wanted).count();
     let mut rig = Rig::with(&[("sessions.max", "3")]).await;
     let put = |id: usize| {
         let rig = &rig;
-        async move {
-            rig.ask(
-                "PUT",
-                &format!("/api/v1/sessions/s{id}"),
-                Some(json!({ "name": "One" })),
-            )
-            .await
-            .status
-        }
+        async move { rig.put_session(&format!("s{id}")).await }
     };
     let all = futures_util::future::join_all((0..10).map(put)).await;
-    assert_eq!(
-        all.iter().filter(|status| **status == 201).count(),
-        2,
-        "{all:?}"
-    );
-    assert_eq!(
-        all.iter().filter(|status| **status == 429).count(),
-        8,
-        "{all:?}"
-    );
+    assert_eq!(count(&all, 201), 2, "{all:?}");
+    assert_eq!(count(&all, 429), 8, "{all:?}");
     rig.stop().await;
     let mut rig = Rig::new().await;
-    let put = || {
-        let rig = &rig;
-        async move {
-            rig.ask(
-                "PUT",
-                "/api/v1/sessions/same",
-                Some(json!({ "name": "One" })),
-            )
-            .await
-            .status
-        }
-    };
-    let all = futures_util::future::join_all((0..10).map(|_| put())).await;
-    assert_eq!(
-        all.iter().filter(|status| **status == 201).count(),
-        1,
-        "{all:?}"
-    );
-    assert_eq!(
-        all.iter().filter(|status| **status == 200).count(),
-        9,
-        "{all:?}"
-    );
+    let all = futures_util::future::join_all((0..10).map(|_| rig.put_session("same"))).await;
+    assert_eq!(count(&all, 201), 1, "{all:?}");
+    assert_eq!(count(&all, 200), 9, "{all:?}");
     rig.stop().await;
 }
 
@@ -950,14 +903,7 @@ async fn two_who_add_the_last_place_at_once_do_not_both_get_it() {
 async fn a_slot_removed_while_somebody_asks_is_gone_with_whatever_was_asked() {
     let mut rig = Rig::new().await;
     for round in 0..5 {
-        let put = rig
-            .ask(
-                "PUT",
-                "/api/v1/sessions/guest",
-                Some(json!({ "name": "Guest" })),
-            )
-            .await;
-        assert_eq!(put.status, 201, "round {round}");
+        assert_eq!(rig.put_session("guest").await, 201, "round {round}");
         let asks = (0..8).map(|_| rig.code("guest", ANNA, None));
         let (removed, answers) = tokio::join!(
             rig.ask("DELETE", "/api/v1/sessions/guest", None),
@@ -1336,12 +1282,7 @@ async fn clocks() {
     assert!(awake.elapsed() < HEALED, "{:?}", awake.elapsed());
 
     // A code dies in its sleep.
-    rig.ask(
-        "PUT",
-        "/api/v1/sessions/other",
-        Some(json!({ "name": "Other" })),
-    )
-    .await;
+    rig.put_session("other").await;
     let mut page = rig.page("other").await;
     code_of(&rig.code("other", BORIS, None).await);
     hairpin::clock::pretend(Duration::from_mins(5), 300_000);
