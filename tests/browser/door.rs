@@ -38,3 +38,38 @@ async fn the_key_can_be_typed_and_a_wrong_one_is_refused_in_words() {
     assert_eq!(page.text("footer").await, "", "strangers see no sessions");
     desk.leave().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_wrong_keys_make_the_door_wait_and_it_counts_the_seconds() {
+    let mut desk = Desk::closed(&[], Look::default()).await;
+    desk.expected = vec!["401 /api/v1/sessions", "401 /login", "429 /login"];
+    let page = &desk.page;
+    page.go(&format!("http://{}/", desk.rig.address)).await;
+    desk.face("login").await;
+    page.type_in("#access-key", "not-the-key").await;
+    let waits = "/^Again in [123]?[0-9] seconds$/.test(document.getElementById('login-button').textContent)";
+    for tries in 1.. {
+        page.click("#login-button").await;
+        // Every click is a try: the button is deaf until the last one is answered.
+        page.until(&format!(
+            "document.getElementById('login-button').ariaDisabled !== 'true' || {waits}"
+        ))
+        .await;
+        if page.value(waits).await == true {
+            break;
+        }
+        assert!(tries < 20, "the door never waits");
+    }
+    page.picture("locked-out-en-1280-light").await;
+    let was = page.text("#login-button").await;
+    page.until(&format!(
+        "document.getElementById('login-button').textContent !== {was:?}"
+    ))
+    .await;
+    assert_eq!(
+        page.value("document.getElementById('login-button').ariaDisabled")
+            .await,
+        "true"
+    );
+    desk.leave().await;
+}
