@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod app;
+pub mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod config;
