@@ -15,6 +15,7 @@ pub mod link;
 pub mod mask;
 pub mod metrics;
 pub mod phone;
+pub mod process;
 pub mod secret;
 pub mod session;
 pub mod store;

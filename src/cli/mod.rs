@@ -22,6 +22,7 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use crate::app;
 use crate::config::{Settings, Sources};
 use crate::phone::Country;
+use crate::process;
 use crate::session;
 use crate::upkeep;
 
@@ -188,6 +189,7 @@ pub fn command() -> clap::Command {
 /// Runs what the process was started with; the exit code.
 #[must_use]
 pub fn main() -> u8 {
+    process::keep_memory_private();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

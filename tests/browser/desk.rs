@@ -149,7 +149,7 @@ impl Desk {
     fn is_own(&self, url: &str) -> bool {
         let (scheme, rest) = url.split_once(':').expect("a scheme");
         match scheme {
-            "http" | "ws" => rest
+            "http" | "https" | "ws" | "wss" => rest
                 .trim_start_matches('/')
                 .starts_with(&format!("{}/", self.rig.address)),
             // The browser's own first tab. The one asks nobody, the other no page can ask.
