@@ -6,17 +6,23 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, Message as Frame};
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
-use warp::reply::{Reply as _, Response};
-use warp::ws::{self, WebSocket};
+use warp::reply::Response;
 
 use super::Web;
 use super::body::LARGEST;
@@ -76,23 +82,32 @@ impl Close {
     }
 }
 
-/// `GET /ws`.
+/// `GET /ws`. warp's own filter would give every socket a read buffer of 128 KiB, for messages of 4.
 pub(super) fn filter(web: &Arc<Web>) -> BoxedFilter<(Response,)> {
     let web = Arc::clone(web);
-    let upgrade = warp::ws().map(Some).or(warp::any().map(|| None)).unify();
     warp::path!("ws")
         .and(warp::get())
         .and(warp::ext::get::<Ctx>())
         .and(warp::query::<Query>())
-        .and(upgrade)
-        .map(move |ctx: Ctx, query: Query, upgrade: Option<ws::Ws>| {
-            carry(open(&web, ctx, query, upgrade))
-        })
+        .and(warp::header::headers_cloned())
+        .and(warp::ext::optional::<OnUpgrade>())
+        .map(
+            move |ctx: Ctx, query: Query, headers: HeaderMap, upgrade: Option<OnUpgrade>| {
+                carry(open(&web, ctx, query, &headers, upgrade))
+            },
+        )
         .boxed()
 }
 
-fn open(web: &Arc<Web>, ctx: Ctx, query: Query, upgrade: Option<ws::Ws>) -> Outcome {
+fn open(
+    web: &Arc<Web>,
+    ctx: Ctx,
+    query: Query,
+    headers: &HeaderMap,
+    upgrade: Option<OnUpgrade>,
+) -> Outcome {
     let upgrade = upgrade.ok_or_else(Problem::upgrade)?;
+    let accept = accept(headers).ok_or_else(Problem::upgrade)?;
     // The edge lets nobody in here without one.
     let pass = ctx.pass.clone().ok_or_else(Problem::unauthorized)?;
     let id = query.session.unwrap_or_else(|| session::DEFAULT.to_owned());
@@ -103,16 +118,50 @@ fn open(web: &Arc<Web>, ctx: Ctx, query: Query, upgrade: Option<ws::Ws>) -> Outc
         .unwrap_or(ctx.lang);
     web.sessions.view(&id).ok_or(Code::NoSuchSession)?;
     let web = Arc::clone(web);
-    let upgrade = upgrade
-        .max_message_size(LARGEST)
-        .max_frame_size(LARGEST)
-        .on_upgrade(move |socket| async move {
-            let _counted = Counted::new(&web);
-            Conversation::new(web, ctx, pass, Page::new(id, lang), socket)
-                .run()
-                .await;
-        });
-    Ok(upgrade.into_response())
+    tokio::spawn(async move {
+        // It fails when the client has gone before our answer reached it.
+        let Ok(upgraded) = upgrade.await else {
+            return;
+        };
+        let config = WebSocketConfig::default()
+            .read_buffer_size(LARGEST)
+            .max_message_size(Some(LARGEST))
+            .max_frame_size(Some(LARGEST));
+        let io = TokioIo::new(upgraded);
+        let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
+        let _counted = Counted::new(&web);
+        Conversation::new(web, ctx, pass, Page::new(id, lang), socket)
+            .run()
+            .await;
+    });
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let fields = [
+        (header::CONNECTION, HeaderValue::from_static("upgrade")),
+        (header::UPGRADE, HeaderValue::from_static("websocket")),
+        (header::SEC_WEBSOCKET_ACCEPT, accept),
+    ];
+    response.headers_mut().extend(fields);
+    Ok(response)
+}
+
+/// The answer to a handshake (RFC 6455, section 4.2); none if it is none.
+fn accept(headers: &HeaderMap) -> Option<HeaderValue> {
+    let says = |name: HeaderName, wanted: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.any(|value| {
+            value.to_str().is_ok_and(|text| {
+                let mut words = text.split(',');
+                words.any(|word| word.trim().eq_ignore_ascii_case(wanted))
+            })
+        })
+    };
+    let is_handshake = says(header::CONNECTION, "upgrade")
+        && says(header::UPGRADE, "websocket")
+        && says(header::SEC_WEBSOCKET_VERSION, "13");
+    let key = headers.get(header::SEC_WEBSOCKET_KEY)?;
+    let accept = is_handshake.then(|| derive_accept_key(key.as_bytes()))?;
+    HeaderValue::from_str(&accept).ok()
 }
 
 /// Keeps the gauge right however a conversation ends.
@@ -144,7 +193,7 @@ struct Conversation {
     pass: Pass,
     stop: watch::Receiver<bool>,
     page: Page,
-    socket: WebSocket,
+    socket: WebSocketStream<TokioIo<Upgraded>>,
     /// Requests for a code; dropping the socket drops them, and nobody waits any more.
     codes: JoinSet<Answer>,
     /// The others, with the id to echo.
@@ -153,7 +202,13 @@ struct Conversation {
 }
 
 impl Conversation {
-    fn new(web: Arc<Web>, ctx: Ctx, pass: Pass, page: Page, socket: WebSocket) -> Self {
+    fn new(
+        web: Arc<Web>,
+        ctx: Ctx,
+        pass: Pass,
+        page: Page,
+        socket: WebSocketStream<TokioIo<Upgraded>>,
+    ) -> Self {
         Self {
             stop: ctx.stop.clone(),
             budget: Budget::new(web.settings.limits.messages),
@@ -176,7 +231,11 @@ impl Conversation {
         self.others.detach_all();
         if let Some(code) = close.code() {
             let farewell = async {
-                let sent = self.socket.send(ws::Message::close_with(code, "")).await;
+                let close = CloseFrame {
+                    code: code.into(),
+                    reason: "".into(),
+                };
+                let sent = self.socket.send(Frame::Close(Some(close))).await;
                 // Hear the other side out, so that it hears us.
                 while sent.is_ok() && matches!(self.socket.next().await, Some(Ok(_))) {}
             };
@@ -224,7 +283,7 @@ impl Conversation {
                     if heard.elapsed() > limits.silence {
                         return Err(Close::Gone);
                     }
-                    self.send(ws::Message::ping(Vec::new())).await?;
+                    self.send(Frame::Ping(Bytes::new())).await?;
                     Vec::new()
                 }
                 message = self.socket.next() => {
@@ -233,7 +292,7 @@ impl Conversation {
                 }
             };
             for frame in frames {
-                self.send(ws::Message::text(frame.as_str())).await?;
+                self.send(Frame::text(frame.as_str())).await?;
             }
         }
     }
@@ -243,13 +302,13 @@ impl Conversation {
         let subscribed = self.web.sessions.subscribe(self.page.session());
         let (view, events) = subscribed.ok_or(Close::Removed)?;
         for frame in self.page.snapshot(&view) {
-            self.send(ws::Message::text(frame.as_str())).await?;
+            self.send(Frame::text(frame.as_str())).await?;
         }
         Ok(events)
     }
 
     /// Sends a message, unless its reader stalls or the conversation is over.
-    async fn send(&mut self, message: ws::Message) -> Result<(), Close> {
+    async fn send(&mut self, message: Frame) -> Result<(), Close> {
         let stall = self.web.settings.limits.stall;
         tokio::select! {
             biased;
@@ -296,7 +355,7 @@ impl Conversation {
     /// What came from the page; the answer is what to send at once.
     fn message(
         &mut self,
-        message: Option<Result<ws::Message, warp::Error>>,
+        message: Option<Result<Frame, tungstenite::Error>>,
     ) -> Result<Vec<Text>, Close> {
         let message = match message {
             None => return Err(Close::Gone),
@@ -308,14 +367,15 @@ impl Conversation {
         }
         // Control frames cost from the same budget: a flood of pings is a flood.
         let affordable = self.budget.take()?;
-        if message.is_ping() || message.is_pong() {
-            self.web.access.touch(&self.pass);
-            return Ok(Vec::new());
-        }
-        let Ok(text) = message.to_str() else {
-            return Err(Close::NotText);
+        let text = match message {
+            Frame::Text(text) => text,
+            Frame::Ping(_) | Frame::Pong(_) => {
+                self.web.access.touch(&self.pass);
+                return Ok(Vec::new());
+            }
+            _ => return Err(Close::NotText),
         };
-        let parsed = ws_message::parse(text);
+        let parsed = ws_message::parse(text.as_str());
         if !affordable {
             let id = parsed.map_or_else(|wrong| wrong.id, |message| message.id);
             return Ok(vec![self.too_many(id.as_deref())]);
@@ -408,15 +468,14 @@ where
 }
 
 /// Which close code an unreadable message gets.
-fn broken(error: &warp::Error) -> Close {
-    let source = std::error::Error::source(error);
-    match source.and_then(|source| source.downcast_ref::<tungstenite::Error>()) {
-        Some(tungstenite::Error::Capacity(_)) => Close::TooLarge,
-        Some(tungstenite::Error::Utf8(_)) => Close::BadText,
-        Some(tungstenite::Error::Protocol(
+fn broken(error: &tungstenite::Error) -> Close {
+    match error {
+        tungstenite::Error::Capacity(_) => Close::TooLarge,
+        tungstenite::Error::Utf8(_) => Close::BadText,
+        tungstenite::Error::Protocol(
             tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
-        )) => Close::Gone,
-        Some(tungstenite::Error::Protocol(_)) => Close::Malformed,
+        ) => Close::Gone,
+        tungstenite::Error::Protocol(_) => Close::Malformed,
         _ => Close::Gone,
     }
 }

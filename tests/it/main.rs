@@ -11,6 +11,7 @@ mod crowd;
 mod endurance;
 mod ghost;
 mod history;
+mod hostile;
 mod layouts;
 mod logins;
 mod monitoring;
