@@ -15,6 +15,7 @@ mod layouts;
 mod logins;
 mod monitoring;
 mod pairing;
+mod power_cut;
 mod process;
 mod rig;
 mod store_calls;

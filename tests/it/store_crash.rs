@@ -51,7 +51,7 @@ fn options(random: &mut StdRng) -> Options {
 }
 
 /// Waits until what a wipe left is out of the file, as it is done within a second.
-async fn swept(store: &Store) {
+pub async fn swept(store: &Store) {
     let started = Instant::now();
     while !store.is_swept().expect("readable") {
         assert!(started.elapsed() < PATIENCE, "never swept");
@@ -199,7 +199,7 @@ fn epochs_named(file: &[u8]) -> BTreeSet<u64> {
 }
 
 /// redb's own check.
-fn whole(file: Vec<u8>) -> Result<(), String> {
+pub fn whole(file: Vec<u8>) -> Result<(), String> {
     let backend = redb::backends::InMemoryBackend::new();
     backend
         .set_len(file.len() as u64)
@@ -260,7 +260,7 @@ async fn cut(
 }
 
 /// A generator, and what repeats it: as a rule the same, at full length another one every time.
-fn begin(part: u64) -> (u64, StdRng) {
+pub fn begin(part: u64) -> (u64, StdRng) {
     let is_new = is_long() && std::env::var_os("HAIRPIN_SEED").is_none();
     let seed = if is_new { rand::random() } else { seed() };
     println!("HAIRPIN_SEED={seed} repeats this");
