@@ -155,9 +155,7 @@ async fn check(image: &Image, allowed: &Allowed<'_>) -> Result<(), String> {
         .await
         .map_err(|error| format!("look: {error}"))?;
     // Whatever is left to do, it is told as sound.
-    store
-        .verify()
-        .map_err(|flaw| format!("verify: {flaw}"))?;
+    store.verify().map_err(|flaw| format!("verify: {flaw}"))?;
     let states = allowed.states();
     if !states.contains(&seen) {
         let nearest = states.last().expect("at least one");
