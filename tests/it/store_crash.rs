@@ -348,6 +348,35 @@ async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
     assert!(looked > 100);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_while_room_is_made_for_a_wipe_leaves_a_sound_store_and_no_room_behind() {
+    let (seed, mut random) = begin(9);
+    let lab = Lab::recording();
+    let store = Store::open_on(lab.arc(), Options::default()).expect("made");
+    store.put_setting("one", vec![1]).await.expect("written");
+    let rows = store.verify().expect("sound").rows;
+    let settled = lab.events().len();
+    store.make_room().await.expect("there is room");
+    store.close().await;
+    let mut disk = Cut::default();
+    for (at, event) in lab.events().iter().enumerate() {
+        let is_cut = at >= settled && matches!(event, Event::Sync { .. });
+        for kind in Kind::ALL.into_iter().filter(|_| is_cut) {
+            let name = format!("HAIRPIN_SEED={seed}, {kind:?} at event {at}");
+            let found = Lab::holding(disk.image(kind, &mut random));
+            let store = Store::open_on(found.arc(), Options::default()).expect("opened");
+            store
+                .verify()
+                .unwrap_or_else(|flaw| panic!("{name}: {flaw}"));
+            store.close().await;
+            let store = Store::open_on(found.arc(), Options::default()).expect("opened");
+            assert_eq!(store.verify().expect("sound").rows, rows, "{name}");
+            store.close().await;
+        }
+        disk.feed(event);
+    }
+}
+
 /// The marks before an event.
 fn marks_before(events: &[Event]) -> Option<(usize, usize)> {
     events.iter().rev().find_map(|event| match event {
