@@ -12,6 +12,7 @@ mod endurance;
 mod ghost;
 mod history;
 mod layouts;
+mod logged_disk;
 mod logins;
 mod monitoring;
 mod pairing;

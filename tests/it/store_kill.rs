@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::power_cut;
+use crate::logged_disk;
 use crate::process::Serve;
 use crate::store_crash::swept;
 use crate::store_model::{
@@ -43,7 +43,7 @@ const SWEPT_EVERY: usize = 16;
 async fn a_process_that_works_until_it_is_killed() {
     let variable = |name: &str| std::env::var(name).expect("it is started by another test");
     let log = std::env::var_os(LOG).map(PathBuf::from);
-    let logged = || log.as_deref().map_or(0, power_cut::entries);
+    let logged = || log.as_deref().map_or(0, logged_disk::entries);
     let folder = variable(FOLDER);
     let mut random = store_model::random(variable(SEED).parse().expect("a seed"));
     println!("{SAYS}opening");
