@@ -64,6 +64,8 @@ const META: Table = Table::House(House::Meta);
 const WIPE_PAGES: u32 = 128;
 /// With seal and overhead a little less than a page of redb.
 const WIPE_PAGE: usize = 3900;
+/// How the rows begin that take this room.
+const ROOM: &[u8] = b"room";
 /// How long a request counts against its number's budget, in milliseconds.
 const HOUR_MS: i64 = 60 * 60 * 1000;
 
@@ -173,11 +175,13 @@ impl Store {
                     drop(occupied);
                 }
             })?;
-        Ok(Self {
+        let store = Self {
             shared,
             jobs: Arc::new(RwLock::new(Some(jobs))),
             thread: Arc::new(Mutex::new(Some(thread))),
-        })
+        };
+        store.give_room_back();
+        Ok(store)
     }
 
     /// Sets a folder's store and its keys aside under dated names, so that the next start begins empty; what they are
@@ -368,14 +372,29 @@ impl Store {
             Ok(()) | Err(StoreError::StaleEpoch) => {}
             Err(error) => return Err(error),
         }
-        let rows = || (0..WIPE_PAGES).map(|row| [b"room".as_slice(), &row.to_be_bytes()].concat());
         self.write(move |writer| {
             let page = vec![0; WIPE_PAGE];
-            writer.put_all(META, rows().map(|row| (row, &page)))
+            writer.put_all(META, room().map(|row| (row, &page)))
         })
         .await?;
-        self.write(move |writer| writer.delete_all(META, rows()).map(drop))
+        self.write(move |writer| writer.delete_all(META, room()).map(drop))
             .await
+    }
+
+    /// Room that was still taken when a crash came is given back before anything else is written. Nobody waits for it:
+    /// where it fails, the next start does it.
+    fn give_room_back(&self) {
+        let is_taken =
+            self.read(|rows| room().next().map_or(Ok(false), |row| rows.has(META, &row)));
+        let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
+        if let (Ok(true), Some(jobs)) = (is_taken, jobs.as_ref()) {
+            // The thread has just been started, and ends only when the store is closed.
+            let _ = jobs.send(Message::Job(Job {
+                wants_epoch: false,
+                work: Box::new(|writer, _| writer.delete_all(META, room()).map(drop)),
+                done: Box::new(drop),
+            }));
+        }
     }
 
     /// The rows of one link, as whatsapp-rust wants them.
@@ -565,6 +584,11 @@ impl Store {
             .take()
             .ok_or(StoreError::Closed)
     }
+}
+
+/// The rows that keep room for a wipe, all of them or none.
+fn room() -> impl Iterator<Item = Vec<u8>> {
+    (0..WIPE_PAGES).map(|row| [ROOM, &row.to_be_bytes()].concat())
 }
 
 /// The budget's rows that count no more: older than an hour, or of a time that a clock has been set back from.

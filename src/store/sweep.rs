@@ -8,7 +8,8 @@ use super::birth::{FILE, Place};
 use super::error::StoreError;
 
 /// There only while a sweep is under way, or after one that was cut short.
-const FILLER: TableDefinition<u64, &[u8]> = TableDefinition::new("filler");
+pub(super) const FILLER_NAME: &str = "filler";
+const FILLER: TableDefinition<u64, &[u8]> = TableDefinition::new(FILLER_NAME);
 /// With its overhead a little less than a page: one row a page, and no page of its own size is left out.
 const ROW: usize = 4032;
 /// How many rows are filled in before the file is looked at again.

@@ -33,7 +33,7 @@ fn program(path: &str, args: &[&str], folder: &Path) -> Command {
     command
 }
 
-fn run(args: &[&str], folder: &Path) -> Output {
+pub fn run(args: &[&str], folder: &Path) -> Output {
     hairpin(args, folder).output().expect("run")
 }
 
@@ -687,7 +687,7 @@ fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
 }
 
 /// What must hold whenever the plug is pulled: the old link whole, or the new epoch alone.
-async fn whole(folder: &Path, known: &mut Vec<LinkRow>) {
+pub async fn whole(folder: &Path, known: &mut Vec<LinkRow>) {
     let store = open(&folder.join(".local/share/hairpin"));
     let row = store.link("salon").expect("readable");
     if let Some(row) = &row {

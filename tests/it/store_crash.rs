@@ -51,7 +51,7 @@ fn options(random: &mut StdRng) -> Options {
 }
 
 /// Waits until what a wipe left is out of the file, as it is done within a second.
-async fn swept(store: &Store) {
+pub async fn swept(store: &Store) {
     let started = Instant::now();
     while !store.is_swept().expect("readable") {
         assert!(started.elapsed() < PATIENCE, "never swept");
@@ -154,6 +154,8 @@ async fn check(image: &Image, allowed: &Allowed<'_>) -> Result<(), String> {
     let seen = look(&store)
         .await
         .map_err(|error| format!("look: {error}"))?;
+    // Whatever is left to do, it is told as sound.
+    store.verify().map_err(|flaw| format!("verify: {flaw}"))?;
     let states = allowed.states();
     if !states.contains(&seen) {
         let nearest = states.last().expect("at least one");
@@ -199,7 +201,7 @@ fn epochs_named(file: &[u8]) -> BTreeSet<u64> {
 }
 
 /// redb's own check.
-fn whole(file: Vec<u8>) -> Result<(), String> {
+pub fn whole(file: Vec<u8>) -> Result<(), String> {
     let backend = redb::backends::InMemoryBackend::new();
     backend
         .set_len(file.len() as u64)
@@ -260,7 +262,7 @@ async fn cut(
 }
 
 /// A generator, and what repeats it: as a rule the same, at full length another one every time.
-fn begin(part: u64) -> (u64, StdRng) {
+pub fn begin(part: u64) -> (u64, StdRng) {
     let is_new = is_long() && std::env::var_os("HAIRPIN_SEED").is_none();
     let seed = if is_new { rand::random() } else { seed() };
     println!("HAIRPIN_SEED={seed} repeats this");
@@ -344,6 +346,35 @@ async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
     }
     println!("{looked} images of a birth");
     assert!(looked > 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_while_room_is_made_for_a_wipe_leaves_a_sound_store_and_no_room_behind() {
+    let (seed, mut random) = begin(9);
+    let lab = Lab::recording();
+    let store = Store::open_on(lab.arc(), Options::default()).expect("made");
+    store.put_setting("one", vec![1]).await.expect("written");
+    let rows = store.verify().expect("sound").rows;
+    let settled = lab.events().len();
+    store.make_room().await.expect("there is room");
+    store.close().await;
+    let mut disk = Cut::default();
+    for (at, event) in lab.events().iter().enumerate() {
+        let is_cut = at >= settled && matches!(event, Event::Sync { .. });
+        for kind in Kind::ALL.into_iter().filter(|_| is_cut) {
+            let name = format!("HAIRPIN_SEED={seed}, {kind:?} at event {at}");
+            let found = Lab::holding(disk.image(kind, &mut random));
+            let store = Store::open_on(found.arc(), Options::default()).expect("opened");
+            store
+                .verify()
+                .unwrap_or_else(|flaw| panic!("{name}: {flaw}"));
+            store.close().await;
+            let store = Store::open_on(found.arc(), Options::default()).expect("opened");
+            assert_eq!(store.verify().expect("sound").rows, rows, "{name}");
+            store.close().await;
+        }
+        disk.feed(event);
+    }
 }
 
 /// The marks before an event.

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use crate::logged_disk;
 use crate::process::Serve;
+use crate::store_crash::swept;
 use crate::store_model::{
     self, DEVICES_FILE, Op, State, difference, look, next_ops, perform, write_devices,
 };
@@ -24,56 +26,73 @@ use crate::store_support::{copy, folder, seed};
 
 const FOLDER: &str = "HAIRPIN_TEST_FOLDER";
 const SEED: &str = "HAIRPIN_TEST_SEED";
+/// The log of the disk below, where there is one.
+const LOG: &str = "HAIRPIN_TEST_LOG";
 /// What the child says begins with this; anything else is the test runner's.
 const SAYS: &str = "@";
 /// So many kills hit one store before another is born.
 const LIVES: usize = 5;
 /// The most that is said before a kill.
 const LONGEST: usize = 60;
+/// Where the disk is watched, the process lets a sweep come to its end once in so many rounds.
+const SWEPT_EVERY: usize = 16;
 
 /// What is killed. Works until then.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "is started, and killed, by the test below"]
+#[ignore = "is started, and killed, by other tests"]
 async fn a_process_that_works_until_it_is_killed() {
-    let variable = |name: &str| std::env::var(name).expect("it is started by the test below");
+    let variable = |name: &str| std::env::var(name).expect("it is started by another test");
+    let log = std::env::var_os(LOG).map(PathBuf::from);
+    let logged = || log.as_deref().map_or(0, logged_disk::entries);
     let folder = variable(FOLDER);
     let mut random = store_model::random(variable(SEED).parse().expect("a seed"));
     println!("{SAYS}opening");
     let store = Store::open(Path::new(&folder), Options::default()).expect("opened");
     let mut states = vec![look(&store).await.expect("readable")];
-    println!("{SAYS}0 0");
-    loop {
+    println!("{SAYS}0 0 {}", logged());
+    for round in 1.. {
+        if log.is_some() && round % SWEPT_EVERY == 0 {
+            swept(&store).await;
+        }
         let done = states.len() - 1;
         let ops = next_ops(&mut random, &mut states);
         let begun = done + ops.len();
-        println!("{SAYS}{begun} {done}");
+        println!("{SAYS}{begun} {done} {}", logged());
         let mut all: FuturesOrdered<_> = ops.iter().map(|op| perform(&store, op)).collect();
         let mut acknowledged = done;
         while let Some(result) = all.next().await {
             result.expect("nothing is broken");
             acknowledged += 1;
-            println!("{SAYS}{begun} {acknowledged}");
+            println!("{SAYS}{begun} {acknowledged} {}", logged());
         }
     }
 }
 
 /// How far the child has come.
 #[derive(Debug, Clone, Copy, Default)]
-struct Heard {
-    begun: usize,
-    done: usize,
+pub struct Heard {
+    pub begun: usize,
+    pub done: usize,
+    /// So many entries are in the disk's log since.
+    pub logged: usize,
     is_open: bool,
 }
 
-struct Worker {
+/// The process that works until it is killed.
+pub struct Worker {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    heard: Heard,
+    /// All it has said.
+    heard: Vec<Heard>,
 }
 
 impl Worker {
-    fn start(folder: &Path, devices: &Path, seed: u64) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("this program"))
+    pub fn start(folder: &Path, devices: &Path, seed: u64, log: Option<&Path>) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        if let Some(log) = log {
+            command.env(LOG, log);
+        }
+        let mut child = command
             .args(["--ignored", "--exact", "--nocapture"])
             .arg("store_kill::a_process_that_works_until_it_is_killed")
             .env(FOLDER, folder)
@@ -86,30 +105,37 @@ impl Worker {
         Self {
             child,
             lines: BufReader::new(out).lines(),
-            heard: Heard::default(),
+            heard: Vec::new(),
         }
     }
 
+    /// So many operations were acknowledged.
+    pub fn done(&self) -> usize {
+        self.heard.last().map_or(0, |heard| heard.done)
+    }
+
     /// The next thing it says; none after its end.
-    fn hear(&mut self) -> Option<()> {
+    pub fn hear(&mut self) -> Option<()> {
         loop {
             let line = self.lines.next()?.expect("readable");
             let Some(said) = line.strip_prefix(SAYS) else {
                 continue;
             };
-            if let Some((begun, done)) = said.split_once(' ') {
-                self.heard = Heard {
-                    begun: begun.parse().expect("a number"),
-                    done: done.parse().expect("a number"),
+            let numbers: Vec<usize> = said.split(' ').filter_map(|n| n.parse().ok()).collect();
+            if let [begun, done, logged] = numbers[..] {
+                self.heard.push(Heard {
+                    begun,
+                    done,
+                    logged,
                     is_open: true,
-                };
+                });
             }
             return Some(());
         }
     }
 
-    /// Kills it; how far it had come. What it has said is in the pipe, even if nobody had heard it yet.
-    fn kill(mut self) -> Heard {
+    /// Kills it; all it has said. That is in the pipe, even if nobody had heard it yet.
+    pub fn kill(mut self) -> Vec<Heard> {
         self.child.kill().expect("alive until now");
         self.child.wait().expect("ended");
         while self.hear().is_some() {}
@@ -134,7 +160,7 @@ fn a_moment(random: &mut StdRng) {
 }
 
 /// How many keys the file holds.
-fn keys(folder: &Path) -> usize {
+pub fn keys(folder: &Path) -> usize {
     let bytes = std::fs::read(folder.join("hairpin.keys")).unwrap_or_default();
     let used = bytes
         .chunks(4096)
@@ -143,7 +169,7 @@ fn keys(folder: &Path) -> usize {
 }
 
 /// Looks at a copy: the next process finds the files as the kill has left them.
-async fn seen_in(killed: &Path) -> State {
+pub async fn seen_in(killed: &Path) -> State {
     let copy = copy(killed);
     let store = Store::open(copy.path(), Options::default()).expect("it opens by itself");
     let seen = look(&store).await.expect("readable");
@@ -170,7 +196,7 @@ async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
             before = State::default();
         }
         let ops_seed: u64 = random.random();
-        let mut worker = Worker::start(home.path(), &devices, ops_seed);
+        let mut worker = Worker::start(home.path(), &devices, ops_seed, None);
         // The first ones are killed while the store is being made.
         let first = kill % LIVES == 0 && random.random();
         let most = if first { 2 } else { LONGEST };
@@ -180,7 +206,7 @@ async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
                 .unwrap_or_else(|| panic!("HAIRPIN_SEED={seed}, kill {kill}: it ended by itself"));
         }
         a_moment(&mut random);
-        let heard = worker.kill();
+        let heard = worker.kill().last().copied().unwrap_or_default();
         let name = format!("HAIRPIN_SEED={seed}, kill {kill} after {heard:?}");
         if !home.path().join("hairpin.redb").exists() {
             assert!(!heard.is_open && kill % LIVES == 0, "{name}: no store");
@@ -221,11 +247,11 @@ async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
 }
 
 /// Renames one room as fast as it is answered, until nobody answers; the last name asked for and the last answered.
-async fn rename_until_killed(
+pub async fn rename_until_killed(
     at: SocketAddr,
     key: &str,
     (room, from): (usize, u32),
-    told: mpsc::UnboundedSender<()>,
+    told: impl Fn(u32),
 ) -> (u32, u32) {
     let mut answered = from;
     loop {
@@ -245,8 +271,7 @@ async fn rename_until_killed(
         match answer.get(..12) {
             Some(b"HTTP/1.1 200" | b"HTTP/1.1 201") => {
                 answered = asked;
-                // Whoever counts has counted enough once the kill is under way.
-                let _ = told.send(());
+                told(answered);
             }
             Some(first) if whole => panic!("{:?}", String::from_utf8_lossy(first)),
             _ => return (asked, answered),
@@ -283,6 +308,10 @@ async fn the_program_killed_while_it_answers_remembers_what_it_has_answered() {
         let work = (0..ROOMS).map(|room| {
             let (at, key, told) = (serve.address, serve.key.clone(), told.clone());
             let from = names[room].1;
+            // Whoever counts has counted enough once the kill is under way.
+            let told = move |_| {
+                let _ = told.send(());
+            };
             tokio::spawn(async move { rename_until_killed(at, &key, (room, from), told).await })
         });
         let work: Vec<_> = work.collect();
