@@ -21,7 +21,7 @@ use crate::link::{Connector, VersionSource, Versions, WhatsAppPage};
 use crate::metrics::Metrics;
 use crate::session::{self, Sessions};
 use crate::store::{Disk, Folder, Occupied, OpenError, Options, Store, WrappingKey};
-use crate::web::{self, Counts, Web, WebSettings};
+use crate::web::{self, Counts, Tls, Web, WebSettings};
 use crate::words::Lang;
 use crate::{systemd, telemetry};
 use port::Port;
@@ -128,6 +128,13 @@ impl Appliance {
     /// # Errors
     /// What keeps it from starting, with its exit code.
     pub async fn start_on(settings: Settings, disk: Arc<dyn Disk>) -> Result<Self, ExitError> {
+        let tls = match &settings.tls {
+            Some((cert, key)) => Some(
+                Tls::open(cert, key).map_err(|error| ExitError::wrong_use(error.to_string()))?,
+            ),
+            None => None,
+        };
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let metrics = Arc::new(Metrics::new());
         let credential = wrapping_key()?;
         let options = options(credential.clone(), &metrics);
@@ -183,14 +190,14 @@ impl Appliance {
         let web = Arc::new(Web::new(
             Arc::clone(&port) as Arc<dyn web::Sessions>,
             Arc::clone(&access),
-            web_settings(&settings),
+            web_settings(&settings, tls),
             counts,
         ));
         let web = tokio::spawn(web::serve(listener, web, stopped));
         info!(address = %bound, "serving the page");
         Ok(Self {
             access,
-            address: format!("http://{bound}/"),
+            address: format!("{scheme}://{bound}/"),
             stop,
             web,
             control,
@@ -500,8 +507,9 @@ async fn keep_version(versions: Arc<Versions>, store: Store) {
     }
 }
 
-fn web_settings(settings: &Settings) -> WebSettings {
+fn web_settings(settings: &Settings, tls: Option<Tls>) -> WebSettings {
     WebSettings {
+        tls,
         language: settings.language.as_deref().and_then(Lang::of_tag),
         allowed_hosts: settings.allowed_hosts.clone(),
         trusted_proxies: settings.trusted_proxies.clone(),

@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod app;
+pub mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod link;
 pub mod mask;
 pub mod metrics;
 pub mod phone;
+pub mod process;
 pub mod secret;
 pub mod session;
 pub mod store;

@@ -20,6 +20,14 @@ const STANDARD: &str = "-";
 /// No backup is larger than this.
 const LARGEST: u64 = 1 << 30;
 
+/// Writes a small file as a whole, mode 0600, for whoever owns its folder.
+///
+/// # Errors
+/// When it is not there afterwards; a file that was there is then as it was.
+pub fn write(path: &Path, data_dir: &Path, bytes: &[u8]) -> Result<(), ExitError> {
+    Target::at(path, data_dir)?.write(bytes)
+}
+
 /// Where a backup goes: a file, or (none) standard output.
 #[derive(Debug)]
 pub struct Destination(Option<Target>);

@@ -11,6 +11,7 @@ mod reach;
 mod screen;
 mod status;
 mod term;
+mod tls_self_signed;
 mod unlink;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use crate::app;
 use crate::config::{Settings, Sources};
 use crate::phone::Country;
+use crate::process;
 use crate::session;
 use crate::upkeep;
 
@@ -161,6 +163,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Writes a certificate and its key for the page, and prints the fingerprint that browsers show.
+    ///
+    /// It is for this machine's names and addresses. Browsers warn of a certificate that nobody vouches for, once:
+    /// compare the fingerprint, then trust it. The two files lie beside the store; `web.tls_cert` and `web.tls_key`
+    /// name them. A running appliance takes a new pair by itself.
+    TlsSelfSigned {
+        /// Further names and addresses that the page is opened by.
+        names: Vec<String>,
+        /// How long it is good for. Some browsers refuse more than 825 days.
+        #[arg(long, value_name = "DAYS", default_value_t = 825, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+        /// Replaces the pair that is there: whoever trusted it has to look again.
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// The whole command line, for the man page and the shells' completions.
@@ -172,6 +189,7 @@ pub fn command() -> clap::Command {
 /// Runs what the process was started with; the exit code.
 #[must_use]
 pub fn main() -> u8 {
+    process::keep_memory_private();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -219,6 +237,9 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Backup { file } => reach::block_on(backup::backup(&settings, &file)),
         Command::Restore { file } => upkeep::restore(&settings, &file),
         Command::StartOver { yes } => upkeep::start_over(&settings, yes),
+        Command::TlsSelfSigned { names, days, force } => {
+            tls_self_signed::write(&settings, names, days, force)
+        }
         Command::Phone {
             number,
             country,

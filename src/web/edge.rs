@@ -21,6 +21,7 @@ use super::guard::{Admitted, Guard};
 use super::problem::Problem;
 use super::serve::{Arrival, stopped};
 use super::throttle::Way;
+use super::tls::Tls;
 use super::{Door, Route, Wants, Web, api, assets, body, login, routes_of, ws};
 use crate::access::Pass;
 use crate::error::Code;
@@ -93,6 +94,11 @@ impl Edge {
             }),
             stop,
         }
+    }
+
+    /// The certificate, where the listener speaks TLS.
+    pub(super) fn tls(&self) -> Option<&Tls> {
+        self.web.settings.tls.as_ref()
     }
 
     pub(super) fn is_proxy(&self, peer: IpAddr) -> bool {

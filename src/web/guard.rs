@@ -58,7 +58,7 @@ impl Guard {
                 .iter()
                 .map(IpAddr::to_canonical)
                 .collect(),
-            tls: settings.tls,
+            tls: settings.tls.is_some(),
         }
     }
 

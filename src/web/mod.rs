@@ -17,6 +17,7 @@ mod problem;
 mod qr;
 mod serve;
 mod throttle;
+mod tls;
 mod wire;
 mod ws;
 mod ws_message;
@@ -36,6 +37,7 @@ use throttle::Throttle;
 
 pub use port::Sessions;
 pub use serve::serve;
+pub use tls::{Tls, TlsError};
 
 /// Who may ask a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,8 +149,8 @@ pub struct WebSettings {
     pub allowed_hosts: Vec<String>,
     /// Addresses whose `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<IpAddr>,
-    /// Whether the listener speaks TLS.
-    pub tls: bool,
+    /// The certificate, where the listener speaks TLS.
+    pub tls: Option<Tls>,
     /// Times and sizes.
     pub limits: Limits,
 }
@@ -207,7 +209,7 @@ impl WebSettings {
             language: None,
             allowed_hosts: Vec::new(),
             trusted_proxies: Vec::new(),
-            tls: false,
+            tls: None,
             limits: Limits::default(),
         }
     }

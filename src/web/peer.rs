@@ -42,6 +42,16 @@ impl Peer {
         }
     }
 
+    /// The first byte that the client sends, which stays to be read; an error if it sends none.
+    pub(super) async fn first_byte(&mut self) -> io::Result<u8> {
+        let mut first = [0];
+        let stream = self.stream.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        match stream.peek(&mut first).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(first[0]),
+        }
+    }
+
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
         let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         Ok(Pin::new(stream))

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -108,6 +109,32 @@ async fn drive(
     head: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
+    let Some(tls) = edge.tls() else {
+        return converse(socket, arrival, edge, head, stop).await;
+    };
+    let entry = Arc::clone(&arrival.entry);
+    let socket = tokio::select! {
+        biased;
+        () = entry.killed() => return,
+        () = stopped(&mut stop) => return,
+        shaken = tokio::time::timeout(head, tls.accept(socket)) => match shaken {
+            Ok(Ok(socket)) => socket,
+            // Too slow, or no TLS: the client's affair, so it is not logged.
+            _ => return,
+        }
+    };
+    converse(socket, arrival, edge, head, stop).await;
+}
+
+async fn converse<S>(
+    socket: S,
+    arrival: Arrival,
+    edge: Arc<Edge>,
+    head: Duration,
+    mut stop: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let entry = Arc::clone(&arrival.entry);
     let service = service_fn(move |request| {
         let (edge, arrival) = (Arc::clone(&edge), arrival.clone());

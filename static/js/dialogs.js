@@ -7,7 +7,8 @@ const field = at('dialog-field');
 on('dialog', ({ target }) => target.type === 'submit' && dialog.close(target.value));
 
 let answer = () => {};
-dialog.onclose = () => answer(dialog.returnValue === 'yes');
+// The browser tells of a closing later: the next question may be open by then, and that one is answered already.
+dialog.onclose = () => dialog.open || answer(dialog.returnValue === 'yes');
 
 /** Resolves to true for the explicit yes alone. */
 export function ask(h, p, yes, no) {

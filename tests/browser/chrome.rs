@@ -178,6 +178,8 @@ impl Browser {
             args.push("--no-sandbox".to_owned());
         }
         let Value::Object(wanted) = json!({
+            // The test's own certificate is nobody else's.
+            "acceptInsecureCerts": true,
             "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
             "goog:chromeOptions": {
                 "binary": find(&["chromium", "chromium-browser", "google-chrome"]),

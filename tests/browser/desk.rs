@@ -30,7 +30,12 @@ impl Desk {
 
     /// With a browser that shows nothing yet.
     pub async fn closed(settings: &[(&'static str, &str)], look: Look) -> Self {
-        let (rig, page) = tokio::join!(Rig::with(settings), Browser::open(look));
+        Self::around(Rig::with(settings), look).await
+    }
+
+    /// Around an appliance of one's own, with a browser that shows nothing yet.
+    pub async fn around(rig: impl Future<Output = Rig>, look: Look) -> Self {
+        let (rig, page) = tokio::join!(rig, Browser::open(look));
         Self {
             rig,
             page,
@@ -144,7 +149,7 @@ impl Desk {
     fn is_own(&self, url: &str) -> bool {
         let (scheme, rest) = url.split_once(':').expect("a scheme");
         match scheme {
-            "http" | "ws" => rest
+            "http" | "https" | "ws" | "wss" => rest
                 .trim_start_matches('/')
                 .starts_with(&format!("{}/", self.rig.address)),
             // The browser's own first tab. The one asks nobody, the other no page can ask.

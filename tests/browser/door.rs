@@ -1,7 +1,10 @@
 //! The page's door: a key typed, a wrong one refused in words, and out again.
 
+use hairpin::certificate::SelfSigned;
+
 use crate::chrome::Look;
 use crate::desk::Desk;
+use crate::rig::ANNA;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_key_can_be_typed_and_a_wrong_one_is_refused_in_words() {
@@ -36,5 +39,66 @@ async fn the_key_can_be_typed_and_a_wrong_one_is_refused_in_words() {
     page.reload().await;
     desk.face("login").await;
     assert_eq!(page.text("footer").await, "", "strangers see no sessions");
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_wrong_keys_make_the_door_wait_and_it_counts_the_seconds() {
+    let mut desk = Desk::closed(&[], Look::default()).await;
+    desk.expected = vec!["401 /api/v1/sessions", "401 /login", "429 /login"];
+    let page = &desk.page;
+    page.go(&format!("http://{}/", desk.rig.address)).await;
+    desk.face("login").await;
+    page.type_in("#access-key", "not-the-key").await;
+    let waits = "/^Again in [123]?[0-9] seconds$/.test(document.getElementById('login-button').textContent)";
+    for tries in 1.. {
+        page.click("#login-button").await;
+        // Every click is a try: the button is deaf until the last one is answered.
+        page.until(&format!(
+            "document.getElementById('login-button').ariaDisabled !== 'true' || {waits}"
+        ))
+        .await;
+        if page.value(waits).await == true {
+            break;
+        }
+        assert!(tries < 20, "the door never waits");
+    }
+    page.picture("locked-out-en-1280-light").await;
+    let was = page.text("#login-button").await;
+    page.until(&format!(
+        "document.getElementById('login-button').textContent !== {was:?}"
+    ))
+    .await;
+    assert_eq!(
+        page.value("document.getElementById('login-button').ariaDisabled")
+            .await,
+        "true"
+    );
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_the_page_links_a_phone_like_anywhere_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = SelfSigned::make(&["127.0.0.1".to_owned()], 1).expect("a certificate");
+    let (cert, key) = (
+        folder.path().join("cert.pem"),
+        folder.path().join("key.pem"),
+    );
+    std::fs::write(&cert, &made.cert).expect("written");
+    std::fs::write(&key, made.key.as_bytes()).expect("written");
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    let settings = [("web.tls_cert", cert.as_str()), ("web.tls_key", &key)];
+    let desk = Desk::closed(&settings, Look::default()).await;
+    desk.open().await;
+    desk.face("unlinked").await;
+    assert_eq!(desk.page.value("location.protocol").await, "https:");
+    assert_eq!(desk.page.value("isSecureContext").await, true);
+    desk.link(ANNA).await;
+    assert_eq!(
+        desk.page.value("document.cookie").await,
+        "",
+        "no script reads it"
+    );
     desk.leave().await;
 }

@@ -1,5 +1,6 @@
 //! A server that goes away and comes back, and tabs beside each other: always the present truth, by itself.
 
+use crate::chrome::Look;
 use crate::desk::Desk;
 use crate::rig::ANNA;
 
@@ -66,6 +67,34 @@ async fn a_page_outlives_a_restart_of_the_appliance_and_says_so_meanwhile() {
         .js("document.getElementById('trouble-action').click()", &[])
         .await;
     desk.face("linked").await;
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_went_deaf_is_found_out_when_somebody_looks() {
+    let desk = Desk::closed(&[], Look::default()).await;
+    let page = &desk.page;
+    // What comes over the first connection is lost from the moment that the test says so.
+    page.before_every_page(
+        "let first = true;
+        window.WebSocket = class extends WebSocket {
+            set onmessage(hear) {
+                const mine = first;
+                first = false;
+                this.addEventListener('message', (event) => (mine && window.deaf) || hear(event));
+            }
+        };",
+    )
+    .await;
+    desk.open().await;
+    desk.face("unlinked").await;
+    page.value("window.deaf = true").await;
+    desk.rig.link("salon", ANNA).await;
+    desk.face("unlinked").await;
+    page.js("document.dispatchEvent(new Event('visibilitychange'))", &[])
+        .await;
+    desk.face("linked").await;
+    assert_eq!(page.text("#linked-phone").await, "79001***567");
     desk.leave().await;
 }
 

@@ -4,6 +4,7 @@ mod chrome;
 mod clock;
 mod desk;
 mod door;
+mod ends;
 mod faces;
 mod flow;
 mod inspect;

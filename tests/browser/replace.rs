@@ -114,3 +114,25 @@ async fn the_linked_number_itself_is_told_to_be_linked_and_can_be_linked_anew() 
     );
     desk.leave().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_asked_again_at_once_is_not_answered_by_what_is_left_of_the_first() {
+    let desk = Desk::new().await;
+    let page = &desk.page;
+    desk.link(ANNA).await;
+    // A browser tells of a dialog's closing later: here after the next question has been opened.
+    page.js(
+        "const dialog = document.getElementById('dialog');
+        window.closings = 0;
+        dialog.addEventListener('close', () => { window.closings += 1; });
+        for (const id of ['unlink', 'dialog-no', 'unlink']) document.getElementById(id).click();",
+        &[],
+    )
+    .await;
+    page.until("window.closings === 1").await;
+    page.shows("#dialog[open]", "79001***567").await;
+    page.click("#dialog-yes").await;
+    desk.face("unlinked").await;
+    assert_eq!(desk.rig.sim.phone(ANNA).devices().len(), 0);
+    desk.leave().await;
+}

@@ -72,6 +72,29 @@ async fn when_whatsapp_wants_a_pause_the_page_says_so_and_counts_it_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn when_a_number_has_asked_too_often_the_page_says_how_long_to_wait() {
+    let desk = Desk::with(&[("pairing.requests_per_number", "1")], Look::default()).await;
+    let page = &desk.page;
+    desk.ask_for(ANNA).await;
+    desk.code().await;
+    page.click("#cancel").await;
+    desk.face("unlinked").await;
+    desk.ask_for(ANNA).await;
+    page.shows("#error-text", "Too many requests").await;
+    page.until(
+        "/^Again in (60|59) minutes$/.test(document.getElementById('get-code').textContent)",
+    )
+    .await;
+    page.choose("#language", "ru").await;
+    page.until(
+        "/^Снова через (60|59) минут$/.test(document.getElementById('get-code').textContent)",
+    )
+    .await;
+    assert_eq!(desk.rig.sim.hellos(ANNA), 1);
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_whatsapp_a_request_says_so_and_can_be_repeated() {
     let desk = Desk::with(&[("whatsapp.connect_timeout", "2")], Look::default()).await;
     let page = &desk.page;

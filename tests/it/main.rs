@@ -45,4 +45,5 @@ mod web_door;
 mod web_limits;
 mod web_login;
 mod web_support;
+mod web_tls;
 mod web_ws;

@@ -92,12 +92,8 @@ impl Rig {
         let appliance = Appliance::start_on(self.read_settings(), disk)
             .await
             .expect("started");
-        self.address = appliance
-            .address()
-            .trim_start_matches("http://")
-            .trim_end_matches('/')
-            .parse()
-            .expect("an address");
+        let (_, address) = appliance.address().split_once("://").expect("a scheme");
+        self.address = address.trim_end_matches('/').parse().expect("an address");
         self.key = appliance.access_key().reveal().to_owned();
         self.appliance = Some(appliance);
     }

@@ -17,7 +17,7 @@ use hairpin::session::{
 };
 use hairpin::web::{Counts, Sessions, Web, WebSettings, serve};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -379,7 +379,7 @@ impl App {
 }
 
 /// Reads to the end of the connection.
-pub async fn read_answer(stream: &mut TcpStream) -> Answer {
+pub async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> Answer {
     let mut raw = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut raw)).await;
     read.expect("answered in time").expect("no reset");

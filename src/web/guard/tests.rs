@@ -116,7 +116,7 @@ fn an_origin_must_be_the_very_same_place() {
 #[test]
 fn tls_wants_an_https_origin_and_its_default_port_may_be_left_out() {
     let tls = WebSettings {
-        tls: true,
+        tls: Some(crate::web::tls::tests::any()),
         ..settings()
     };
     let with = |host, origin| check_from(PEER, &tls, &[("host", host), ("origin", origin)]);
