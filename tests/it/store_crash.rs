@@ -1,5 +1,6 @@
 //! Power cuts: random operations on a disk that keeps a record, cut at any moment, in every way in which what was not
-//! synced may be found. Each image opens by itself, is whole, and holds what was acknowledged.
+//! synced may be found. Each image opens by itself, is whole, and holds what was acknowledged; so does each backup.
+//! Long because every cut is checked by one piece of code, whatever led to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
