@@ -1,33 +1,30 @@
 //! Owns the start order and the stop order of the appliance, one screen each.
 
+mod port;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::access::Access;
 use crate::clock;
 use crate::config::Settings;
 use crate::control;
-use crate::error::Code;
 use crate::exit::ExitError;
 use crate::link::{Connector, VersionSource, Versions, WhatsAppPage};
 use crate::metrics::Metrics;
-use crate::session::{
-    self, Asker, CodeRequest, PairingCode, RequestError, SessionEvent, Sessions, State, Status,
-    View,
-};
+use crate::session::{self, Sessions};
 use crate::store::{Disk, Folder, Occupied, OpenError, Options, Store, WrappingKey};
 use crate::web::{self, Counts, Tls, Web, WebSettings};
 use crate::words::Lang;
 use crate::{systemd, telemetry};
+use port::Port;
 
 /// How often the companion version is looked up.
 const VERSION_EVERY: Duration = Duration::from_hours(24);
@@ -43,6 +40,8 @@ const BUDGET_EVERY: Duration = Duration::from_mins(1);
 const LOGINS: &str = "logins";
 /// How old the kept times of the logins' last use may be.
 const LOGINS_EVERY: Duration = Duration::from_mins(30);
+/// How often it is tried to open a store that the disk did not give.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// When to try again what could not be written.
 const LOGINS_AGAIN: Duration = Duration::from_secs(10);
 
@@ -100,7 +99,9 @@ pub struct Appliance {
     web: tokio::task::JoinHandle<()>,
     /// None where the disk had no room for it.
     control: Option<control::Server>,
-    running: Option<Running>,
+    port: Arc<Port>,
+    /// Waits for a disk that did not give the store.
+    waiting: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// What runs when the store can be used.
@@ -136,7 +137,8 @@ impl Appliance {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let metrics = Arc::new(Metrics::new());
         let credential = wrapping_key()?;
-        let opened = open_store(disk, credential.clone(), &metrics).await?;
+        let options = options(credential.clone(), &metrics);
+        let opened = first_open(&disk, &options).await?;
         let access = Access::open(&settings.data_dir)
             .map_err(|error| ExitError::failed(error.to_string()))?;
         let access = Arc::new(access);
@@ -151,54 +153,46 @@ impl Appliance {
             .map_err(|error| ExitError::failed(format!("the page has no address: {error}")))?;
         let control = bind_control(&settings.control_socket)?;
         let counts = Arc::new(Counts::default());
-        let (port, running): (Arc<dyn web::Sessions>, Result<Running, ExitError>) = match opened {
-            Ok(store) => {
-                if let Ok(Some(kept)) = store.setting(LOGINS) {
-                    access.take_logins_back(&kept);
-                }
-                let running = run(&settings, store, &access, Arc::clone(&metrics)).await?;
-                let port = Port {
-                    sessions: Arc::clone(&running.sessions),
-                    store: running.store.clone(),
-                    metrics,
-                    counts: Arc::clone(&counts),
-                };
-                (Arc::new(port), Ok(running))
-            }
+        let port = Arc::new(Port::new(metrics, Arc::clone(&counts)));
+        let (stop, stopped) = watch::channel(false);
+        let mut waiting = None;
+        match opened {
+            Ok(store) => port.fill(run(&settings, store, &access, port.metrics()).await?),
             Err(error) => {
                 tracing::error!(%error, "the store cannot be used; the page says so");
-                metrics.state(session::DEFAULT, State::StoreUnavailable.as_str());
-                let occupied = Occupied::take(&settings.data_dir)
-                    .map_err(|error| ExitError::of_store(&settings.data_dir, &error))?;
-                (
-                    Arc::new(Unavailable {
-                        metrics,
-                        events: broadcast::channel(1).0,
-                        _occupied: occupied,
-                    }),
-                    Err(ExitError::of_store(&settings.data_dir, &error)),
-                )
+                let folder = &settings.data_dir;
+                let occupied =
+                    Occupied::take(folder).map_err(|error| ExitError::of_store(folder, &error))?;
+                port.refuse(ExitError::of_store(folder, &error), occupied);
+                // What is damaged, newer or without its keys is mended by people, who stop the appliance for it.
+                if let OpenError::Io(_) = error {
+                    let wait = Wait {
+                        settings: settings.clone(),
+                        disk,
+                        options,
+                        port: Arc::clone(&port),
+                        access: Arc::clone(&access),
+                    };
+                    waiting = Some(tokio::spawn(wait.for_store(stopped.clone())));
+                }
             }
-        };
+        }
         let control = control.map(|socket| {
+            let opened = Arc::clone(&port);
             socket.serve(control::House {
-                sessions: Arc::clone(&port),
+                sessions: Arc::clone(&port) as Arc<dyn web::Sessions>,
                 access: Arc::clone(&access),
-                store: running
-                    .as_ref()
-                    .map(|running| running.store.clone())
-                    .map_err(Clone::clone),
+                store: Box::new(move || opened.store()),
                 credential,
                 grace: settings.code_grace,
             })
         });
         let web = Arc::new(Web::new(
-            port,
+            Arc::clone(&port) as Arc<dyn web::Sessions>,
             Arc::clone(&access),
             web_settings(&settings, tls),
             counts,
         ));
-        let (stop, stopped) = watch::channel(false);
         let web = tokio::spawn(web::serve(listener, web, stopped));
         info!(address = %bound, "serving the page");
         Ok(Self {
@@ -207,7 +201,8 @@ impl Appliance {
             stop,
             web,
             control,
-            running: running.ok(),
+            port,
+            waiting,
         })
     }
 
@@ -241,7 +236,12 @@ impl Appliance {
             }
         };
         let rest = async {
-            if let Some(running) = self.running {
+            if let Some(waiting) = self.waiting
+                && let Err(error) = waiting.await
+            {
+                warn!(%error, "the wait for the store ended badly");
+            }
+            if let Some(running) = self.port.running() {
                 running.stop(&self.access).await;
             }
         };
@@ -256,8 +256,8 @@ impl Appliance {
 }
 
 impl Running {
-    async fn stop(self, access: &Access) {
-        if let Some(versions) = self.versions {
+    async fn stop(&self, access: &Access) {
+        if let Some(versions) = &self.versions {
             versions.abort();
         }
         self.budget.abort();
@@ -296,22 +296,33 @@ pub fn wrapping_key() -> Result<Option<WrappingKey>, ExitError> {
         })
 }
 
-/// The store, or why the page has to say that there is none. Another process's store is no page's affair.
-async fn open_store(
-    disk: Arc<dyn Disk>,
-    wrapping_key: Option<WrappingKey>,
-    metrics: &Arc<Metrics>,
-) -> Result<Result<Store, OpenError>, ExitError> {
+/// How the store is opened.
+fn options(wrapping_key: Option<WrappingKey>, metrics: &Arc<Metrics>) -> Options {
     let timed = Arc::clone(metrics);
-    let options = Options {
+    Options {
         wrapping_key,
         on_commit: Some(Arc::new(move |took| timed.committed(took))),
         ..Options::default()
-    };
-    let folder = disk.folder().to_owned();
+    }
+}
+
+/// A disk may let whoever opens a store wait.
+async fn open(disk: &Arc<dyn Disk>, options: &Options) -> Result<Store, OpenError> {
+    let (disk, options) = (Arc::clone(disk), options.clone());
+    tokio::task::spawn_blocking(move || Store::open_on(disk, options))
+        .await
+        .unwrap_or_else(|fault| Err(OpenError::Io(std::io::Error::other(fault))))
+}
+
+/// The store, or why the page has to say that there is none. Another process's store is no page's affair.
+async fn first_open(
+    disk: &Arc<dyn Disk>,
+    options: &Options,
+) -> Result<Result<Store, OpenError>, ExitError> {
+    let folder = disk.folder();
     let patience = Instant::now() + HELD;
     let opened = loop {
-        match Store::open_on(Arc::clone(&disk), options.clone()) {
+        match open(disk, options).await {
             Err(OpenError::InUse) if Instant::now() < patience => {
                 tokio::time::sleep(HELD / 20).await;
             }
@@ -322,7 +333,7 @@ async fn open_store(
         Err(OpenError::InUse) => Err(ExitError::in_use(format!(
             "the store in {} is in use by {}; is the appliance running already? stop it first",
             folder.display(),
-            holder(&folder)
+            holder(folder)
         ))),
         // Without a folder there is no place for an access key either.
         Err(OpenError::Io(error)) if !folder.is_dir() => Err(ExitError::failed(format!(
@@ -330,6 +341,62 @@ async fn open_store(
             folder.display()
         ))),
         other => Ok(other),
+    }
+}
+
+/// Everything that the sessions need once there is a store for them.
+struct Wait {
+    settings: Settings,
+    disk: Arc<dyn Disk>,
+    options: Options,
+    port: Arc<Port>,
+    access: Arc<Access>,
+}
+
+impl Wait {
+    /// Tries to open the store until the disk gives it; then everything runs as if it had been there from the start.
+    async fn for_store(self, mut stop: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                // Without a sender there is nobody left to wait for.
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep(STORE_AGAIN) => {}
+            }
+            // The store takes the folder for itself.
+            self.port.let_in();
+            let store = match open(&self.disk, &self.options).await {
+                Ok(store) => store,
+                Err(error) => {
+                    let folder = &self.settings.data_dir;
+                    // Somebody may have come in meanwhile, who is gone by and by.
+                    if let Ok(occupied) = Occupied::take(folder) {
+                        self.port
+                            .refuse(ExitError::of_store(folder, &error), occupied);
+                    }
+                    if let OpenError::Io(_) | OpenError::InUse = error {
+                        continue;
+                    }
+                    tracing::error!(%error, "the disk is back, but the store cannot be used");
+                    return;
+                }
+            };
+            let begun = run(
+                &self.settings,
+                store.clone(),
+                &self.access,
+                self.port.metrics(),
+            );
+            match begun.await {
+                Ok(running) => {
+                    info!("the store can be used again");
+                    return self.port.fill(running);
+                }
+                Err(error) => {
+                    warn!(%error, "the disk is back, but not for long");
+                    store.close().await;
+                }
+            }
+        }
     }
 }
 
@@ -348,6 +415,9 @@ async fn run(
     access: &Arc<Access>,
     metrics: Arc<Metrics>,
 ) -> Result<Running, ExitError> {
+    if let Ok(Some(kept)) = store.setting(LOGINS) {
+        access.take_logins_back(&kept);
+    }
     let kept = store
         .setting(VERSION)
         .ok()
@@ -444,180 +514,5 @@ fn web_settings(settings: &Settings, tls: Option<Tls>) -> WebSettings {
         allowed_hosts: settings.allowed_hosts.clone(),
         trusted_proxies: settings.trusted_proxies.clone(),
         ..WebSettings::new(settings.country)
-    }
-}
-
-/// The sessions, as the web layer wants them.
-struct Port {
-    sessions: Arc<Sessions>,
-    store: Store,
-    metrics: Arc<Metrics>,
-    counts: Arc<Counts>,
-}
-
-impl Port {
-    fn session(&self, id: &str) -> Result<session::Session, RequestError> {
-        self.sessions
-            .get(id)
-            .ok_or_else(|| Code::NoSuchSession.into())
-    }
-
-    fn look(&self) {
-        self.metrics.set_gauges(
-            self.store.size_bytes(),
-            self.counts.websockets(),
-            self.counts.login_failures(),
-        );
-    }
-}
-
-#[async_trait]
-impl web::Sessions for Port {
-    fn list(&self) -> Vec<Status> {
-        self.sessions.list()
-    }
-
-    fn view(&self, id: &str) -> Option<View> {
-        self.sessions.get(id).map(|session| session.view())
-    }
-
-    fn subscribe(&self, id: &str) -> Option<(View, broadcast::Receiver<SessionEvent>)> {
-        self.sessions.get(id).map(|session| session.subscribe())
-    }
-
-    async fn request_code(
-        &self,
-        id: &str,
-        request: CodeRequest,
-    ) -> Result<PairingCode, RequestError> {
-        self.session(id)?.request_code(request).await
-    }
-
-    async fn cancel(&self, id: &str, _asker: Asker) -> Result<(), RequestError> {
-        self.session(id)?.cancel().await
-    }
-
-    async fn reconnect(&self, id: &str, _asker: Asker) -> Result<(), RequestError> {
-        self.session(id)?.reconnect().await
-    }
-
-    async fn unlink(&self, id: &str, asker: Asker) -> Result<(), RequestError> {
-        self.session(id)?.unlink(asker).await
-    }
-
-    async fn put(&self, id: &str, name: &str) -> Result<bool, RequestError> {
-        self.sessions.put(id, name).await
-    }
-
-    async fn remove(&self, id: &str, asker: Asker) -> Result<(), RequestError> {
-        self.sessions.remove(id, asker).await
-    }
-
-    fn audit(&self, session: Option<&str>, limit: usize) -> Result<Value, RequestError> {
-        let entries = self
-            .sessions
-            .journal(session, limit)
-            .map_err(|_| RequestError::from(Code::StoreUnavailable))?;
-        serde_json::to_value(entries).map_err(|_| Code::Internal.into())
-    }
-
-    fn healthy(&self) -> bool {
-        self.sessions.healthy()
-    }
-
-    fn metrics_json(&self) -> Value {
-        self.look();
-        self.metrics.json()
-    }
-
-    fn metrics_text(&self) -> String {
-        self.look();
-        self.metrics.text()
-    }
-}
-
-/// What the page shows while the store is damaged, newer or without its keys: the truth, and no empty start.
-struct Unavailable {
-    metrics: Arc<Metrics>,
-    /// Nothing is ever sent; pages wait on it.
-    events: broadcast::Sender<SessionEvent>,
-    /// Whoever mends the store stops the appliance first: it would not notice.
-    _occupied: Occupied,
-}
-
-impl Unavailable {
-    fn look(id: &str) -> Option<View> {
-        (id == session::DEFAULT).then(|| View {
-            status: Status {
-                session: id.to_owned(),
-                state: State::StoreUnavailable,
-                name: "Salon".to_owned(),
-                phone: None,
-                since: 0,
-                last_connected: None,
-                until: None,
-                reason: Some(Code::StoreUnavailable),
-            },
-            code: None,
-            qr: None,
-        })
-    }
-}
-
-#[async_trait]
-impl web::Sessions for Unavailable {
-    fn list(&self) -> Vec<Status> {
-        Self::look(session::DEFAULT)
-            .into_iter()
-            .map(|view| view.status)
-            .collect()
-    }
-
-    fn view(&self, id: &str) -> Option<View> {
-        Self::look(id)
-    }
-
-    fn subscribe(&self, id: &str) -> Option<(View, broadcast::Receiver<SessionEvent>)> {
-        Self::look(id).map(|view| (view, self.events.subscribe()))
-    }
-
-    async fn request_code(&self, _: &str, _: CodeRequest) -> Result<PairingCode, RequestError> {
-        Err(Code::StoreUnavailable.into())
-    }
-
-    async fn cancel(&self, _: &str, _: Asker) -> Result<(), RequestError> {
-        Err(Code::StoreUnavailable.into())
-    }
-
-    async fn reconnect(&self, _: &str, _: Asker) -> Result<(), RequestError> {
-        Err(Code::StoreUnavailable.into())
-    }
-
-    async fn unlink(&self, _: &str, _: Asker) -> Result<(), RequestError> {
-        Err(Code::StoreUnavailable.into())
-    }
-
-    async fn put(&self, _: &str, _: &str) -> Result<bool, RequestError> {
-        Err(Code::StoreUnavailable.into())
-    }
-
-    async fn remove(&self, _: &str, _: Asker) -> Result<(), RequestError> {
-        Err(Code::StoreUnavailable.into())
-    }
-
-    fn audit(&self, _: Option<&str>, _: usize) -> Result<Value, RequestError> {
-        Err(Code::StoreUnavailable.into())
-    }
-
-    fn healthy(&self) -> bool {
-        false
-    }
-
-    fn metrics_json(&self) -> Value {
-        self.metrics.json()
-    }
-
-    fn metrics_text(&self) -> String {
-        self.metrics.text()
     }
 }

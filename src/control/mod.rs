@@ -8,6 +8,6 @@ mod socket;
 mod wire;
 
 pub use client::{CallError, Conversation, TalkError, call};
-pub use server::{House, Server, Socket, bind};
+pub use server::{House, OpenStore, Server, Socket, bind};
 pub use socket::BindError;
 pub use wire::{Answer, Ask, Failure, Replaced, StatusLine, Text};

@@ -45,14 +45,17 @@ const PIECE: usize = 32 * 1024;
 /// How far back an unlinking is looked for in the journal.
 const RECENT: usize = 20;
 
+/// The store, or why it cannot be used now.
+pub type OpenStore = Box<dyn Fn() -> Result<Store, ExitError> + Send + Sync>;
+
 /// What the terminal may reach.
 pub struct House {
     /// The sessions.
     pub sessions: Arc<dyn web::Sessions>,
     /// The access key.
     pub access: Arc<Access>,
-    /// The store, or why it cannot be used.
-    pub store: Result<Store, ExitError>,
+    /// The store.
+    pub store: OpenStore,
     /// The key that systemd gives, if it gives one.
     pub credential: Option<WrappingKey>,
     /// How long after a code was taken off the screen it may still link.
@@ -267,11 +270,11 @@ async fn converse(house: &Arc<House>, mut talk: Talk) -> Result<(), Gone> {
     };
     drop(line);
     // A store that cannot be used answers nothing but what it is.
-    let store = match (&house.store, &ask) {
-        (Err(fault), Ask::Status {}) => return status(house, Some(fault), &mut talk).await,
+    let store = match ((house.store)(), &ask) {
+        (Err(fault), Ask::Status {}) => return status(house, Some(&fault), &mut talk).await,
         (_, Ask::AccessKey { rotate }) => return access_key(house, &mut talk, *rotate).await,
-        (Err(fault), _) => return talk.fail(of_fault(fault)).await,
-        (Ok(store), _) => store.clone(),
+        (Err(fault), _) => return talk.fail(of_fault(&fault)).await,
+        (Ok(store), _) => store,
     };
     match ask {
         Ask::Status {} => status(house, None, &mut talk).await,

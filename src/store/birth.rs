@@ -13,7 +13,7 @@ use super::disk::Disk;
 use super::error::OpenError;
 use super::keys::{self, Keys, WrappingKey};
 use super::overlay::Overlay;
-use super::settle::{Settled, settle};
+use super::settle::{Settled, census, settle};
 use super::tables::{House, Table};
 use super::tx::Writer;
 use super::undo::{Header, Undoing};
@@ -60,39 +60,22 @@ pub(super) fn open(place: &Place, create: bool) -> Result<Opened, OpenError> {
         place.disk.remove(BORN)?;
         place.disk.remove(keys::FILE)?;
         bear(place)?;
-    } else {
-        refuse_untouched(place)?;
     }
     open_again(place)
 }
 
-/// Refuses a store of a newer layout, or whose keys do not open, before anything opens it for writing: redb commits
-/// whenever it does, and such a store is another program's or another machine's.
-fn refuse_untouched(place: &Place) -> Result<(), OpenError> {
-    let file = place.disk.open(FILE)?;
-    let length = file.len()?;
-    if length == 0 {
-        // redb would make a new database of it; said where it is opened.
-        return Ok(());
-    }
-    match open_backend(place, Overlay::over(file, length)) {
-        Err(error @ (OpenError::Newer(_) | OpenError::InUse)) => Err(error),
-        Ok(_) => match open_keys(place) {
-            Err(error @ (OpenError::KeysWrong | OpenError::KeysMissing)) => Err(error),
-            _ => Ok(()),
-        },
-        // Whatever else is wrong is found, and said, where it is opened.
-        Err(_) => Ok(()),
-    }
-}
-
-/// Opens the store that is there.
+/// Opens the store that is there: checked, with a small cache, and never made anew. Refused, for whatever reason, it
+/// stays as it was: redb commits whenever it opens a file, and this one may be another program's or another machine's.
 pub(super) fn open_again(place: &Place) -> Result<Opened, OpenError> {
     // A name that a crash left in doubt is not in doubt any more when something is stored under it.
     place.disk.sync()?;
-    let database = open_database(place)?;
+    let file = Undoing::new(place.disk.open(FILE)?, Arc::clone(&place.header));
+    let overlay = Overlay::over(Arc::new(file));
+    let database = open_backend(place, overlay.clone())?;
     let mut keys = open_keys(place)?;
-    let settled = settle(&database, &mut keys)?;
+    let census = census(&database, &keys)?;
+    overlay.release()?;
+    let settled = settle(&census, &mut keys);
     Ok(Opened {
         database,
         keys,
@@ -146,13 +129,7 @@ fn first_commit(database: &Database, keys: &Keys) -> Result<(), OpenError> {
     transaction.commit().map_err(redb_error)
 }
 
-/// Opens an existing file: checked, with a small cache, and never made anew.
-fn open_database(place: &Place) -> Result<Database, OpenError> {
-    let file = place.disk.open(FILE)?;
-    open_backend(place, Undoing::new(file, Arc::clone(&place.header)))
-}
-
-/// Opens what a backend holds, in the same way. redb would make a new store of an empty one: never an empty start.
+/// Opens what a backend holds. redb would make a new store of an empty one: never an empty start.
 pub(super) fn open_backend(
     place: &Place,
     backend: impl StorageBackend,

@@ -29,9 +29,8 @@ pub(super) struct Settled {
     pub(super) tidy: bool,
 }
 
-/// Reads what the store names, and clears key blocks it does not name: a crash in between a wipe's steps ends here.
-pub(super) fn settle(database: &Database, keys: &mut Keys) -> Result<Settled, OpenError> {
-    let census = census(database, keys)?;
+/// Clears key blocks that the store does not name: a crash in between a wipe's steps ends here.
+pub(super) fn settle(census: &Census, keys: &mut Keys) -> Settled {
     let next_epoch = keys
         .epochs()
         .iter()
@@ -41,11 +40,11 @@ pub(super) fn settle(database: &Database, keys: &mut Keys) -> Result<Settled, Op
     if let Err(error) = &tidied {
         error!(%error, "an old key is not overwritten yet; it is tried again");
     }
-    Ok(Settled {
+    Settled {
         next_epoch,
         sweep: census.sweep,
         tidy: tidied.is_ok(),
-    })
+    }
 }
 
 /// The next epoch and those that the store names, each of which has its key.

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::{DiskFile, close_and_lock_the_file};
@@ -18,6 +18,8 @@ const PAGE: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Header {
     state: Mutex<State>,
+    /// So many handles are over.
+    retired: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +38,11 @@ impl Header {
         self.state().turns
     }
 
+    /// The handle that the file has now is over: nothing it still does reaches the file.
+    pub(super) fn retire(&self) {
+        self.retired.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -45,6 +52,8 @@ impl Header {
 pub(super) struct Undoing {
     file: Box<dyn DiskFile>,
     header: Arc<Header>,
+    /// Which handle it is.
+    number: u64,
     begun: AtomicBool,
 }
 
@@ -52,6 +61,7 @@ impl Undoing {
     pub(super) fn new(file: Box<dyn DiskFile>, header: Arc<Header>) -> Self {
         Self {
             file,
+            number: header.retired.load(Ordering::SeqCst),
             header,
             begun: AtomicBool::new(false),
         }
@@ -62,8 +72,16 @@ impl Undoing {
         Self {
             file,
             header: Arc::default(),
+            number: 0,
             begun: AtomicBool::new(true),
         }
+    }
+
+    fn is_live(&self) -> io::Result<()> {
+        if self.header.retired.load(Ordering::SeqCst) == self.number {
+            return Ok(());
+        }
+        Err(io::Error::other("the file was opened anew"))
     }
 
     /// Before redb reads anything, and under the lock that it has taken by then.
@@ -80,6 +98,7 @@ impl Undoing {
             // Anything else was written by somebody else, who opened the file meanwhile.
             if is_of(&page, durable, tried) {
                 self.file.write(0, durable)?;
+                // At once: the opening may still fail, and whoever was refused is told so then.
                 self.file.sync_data()?;
                 state.tried = None;
                 return Ok(());
@@ -102,6 +121,7 @@ fn is_of(page: &[u8], durable: &[u8], tried: &[u8]) -> bool {
 
 impl DiskFile for Undoing {
     fn len(&self) -> io::Result<u64> {
+        self.is_live()?;
         let length = self.file.len()?;
         if !self.begun.load(Ordering::Acquire) {
             self.begin(length)?;
@@ -111,14 +131,17 @@ impl DiskFile for Undoing {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.is_live()?;
         self.file.read(offset, out)
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
+        self.is_live()?;
         self.file.set_len(length)
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.is_live()?;
         self.file.sync_data()?;
         let mut state = self.header.state();
         if let Some(tried) = state.tried.take() {
@@ -129,6 +152,7 @@ impl DiskFile for Undoing {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.is_live()?;
         if let Ok(at) = usize::try_from(offset)
             && at < PAGE
         {

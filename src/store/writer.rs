@@ -4,7 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::time::{Duration, Instant};
 
 use redb::{Database, Durability, ReadableDatabase as _};
@@ -14,7 +14,7 @@ use super::Epoch;
 use super::birth::{self, Opened, Place};
 use super::error::StoreError;
 use super::keys::Keys;
-use super::settle::{Settled, settle};
+use super::settle::{Settled, census, settle};
 use super::sweep::sweep;
 use super::tables::{House, Table};
 use super::tx::{KeyRing, Reader, Writer};
@@ -42,6 +42,8 @@ pub(super) struct Shared {
     on_commit: Option<Arc<dyn Fn(Duration) + Send + Sync>>,
     /// A reader met what only opening the file anew mends.
     unwell: AtomicBool,
+    /// When a row that does not open was last taken for a sign of a damaged file.
+    doubted: Mutex<Option<Instant>>,
     /// One of [`Health`].
     health: AtomicU8,
 }
@@ -69,6 +71,7 @@ impl Shared {
             place,
             on_commit,
             unwell: AtomicBool::new(false),
+            doubted: Mutex::new(None),
             health: AtomicU8::new(Health::Well as u8),
         }
     }
@@ -112,7 +115,11 @@ impl Shared {
     ) -> (Result<T, StoreError>, bool) {
         // redb asserts in places what a damaged file does not keep to; checking it anew then tells.
         let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(StoreError::Fault));
-        let unwell = matches!(result, Err(StoreError::Disk | StoreError::Fault));
+        let unwell = match result {
+            Err(StoreError::Disk | StoreError::Fault) => true,
+            Err(StoreError::Damaged) => self.doubts(),
+            _ => false,
+        };
         if unwell {
             self.unwell.store(true, Ordering::SeqCst);
             // Nobody is told that all is well between this and the look that the writer thread takes.
@@ -122,6 +129,17 @@ impl Shared {
                 .compare_exchange(well, refused, Ordering::SeqCst, Ordering::SeqCst);
         }
         (result, unwell)
+    }
+
+    /// A row did not open: whether the whole file is checked for that. One row may be bad in a good file, and must not
+    /// keep it closed.
+    fn doubts(&self) -> bool {
+        let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        let doubts = doubted.is_none_or(|at| at.elapsed() > DAMAGED_PAUSE);
+        if doubts {
+            *doubted = Some(Instant::now());
+        }
+        doubts
     }
 
     /// Why the store cannot be used now; none when it can.
@@ -480,7 +498,8 @@ impl Scribe {
     }
 
     fn open_into(&mut self, slot: &mut Option<Database>) -> bool {
-        // Dropped first: redb locks the file.
+        // Dropped first: redb locks the file. It would commit once more at its end, on what may be damaged.
+        self.shared.place.header.retire();
         *slot = None;
         match birth::open_again(&self.shared.place) {
             Ok(Opened {
@@ -520,7 +539,7 @@ impl Scribe {
             return false;
         };
         let settled = birth::open_keys(&self.shared.place).and_then(|mut keys| {
-            let settled = settle(database, &mut keys)?;
+            let settled = settle(&census(database, &keys)?, &mut keys);
             self.keys = keys;
             Ok(settled)
         });
@@ -635,6 +654,9 @@ fn try_commit(shared: &Shared, batch: &mut Batch) -> Result<Result<Outcome, Fail
                 shared.unwell.store(true, Ordering::SeqCst);
                 return Err(Failure::Work(StoreError::Fault));
             };
+            if result == Err(StoreError::Damaged) && shared.doubts() {
+                shared.unwell.store(true, Ordering::SeqCst);
+            }
             match result {
                 Err(StoreError::Disk) => return Err(Failure::Commit(StoreError::Disk)),
                 // Half of it is in the transaction: all must go, and the others are done again.

@@ -269,12 +269,11 @@ impl Conversation {
                         Step::Send(frames) => frames,
                         Step::Gone => return Err(Close::Removed),
                     },
-                    // Too slow for the news: it gets the whole picture instead.
-                    Err(RecvError::Lagged(_)) => {
+                    // Too slow for the news, or they come from elsewhere now: it gets the whole picture instead.
+                    Err(RecvError::Lagged(_) | RecvError::Closed) => {
                         events = self.greet().await?;
                         Vec::new()
                     }
-                    Err(RecvError::Closed) => return Err(Close::Removed),
                 },
                 Some(answer) = self.codes.join_next() => self.code_answer(answer),
                 Some(answer) = self.others.join_next() => self.other_answer(answer),

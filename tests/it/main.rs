@@ -39,6 +39,7 @@ mod store_support;
 mod store_swept;
 mod store_thief;
 mod store_traits;
+mod store_trouble;
 mod store_year;
 mod supervision;
 mod terminal;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hairpin::app::Appliance;
 use hairpin::config::{Settings, Sources};
-use hairpin::store::{Epoch, LinkRow, Options, Store};
+use hairpin::store::{Disk, Epoch, Folder, LinkRow, Options, Store};
 use hairpin_sim::{Sim, SimConfig, Step};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -77,12 +78,18 @@ impl Rig {
         .expect("settings")
     }
 
-    pub fn data(&self) -> std::path::PathBuf {
-        self.folder.path().join("data")
+    pub fn data(&self) -> PathBuf {
+        PathBuf::from(&self.settings["data_dir"])
     }
 
     pub async fn start(&mut self) {
-        let appliance = Appliance::start(self.read_settings())
+        let disk = Arc::new(Folder::new(&self.data()));
+        self.start_on(disk).await;
+    }
+
+    /// With the store on a disk of the test's own.
+    pub async fn start_on(&mut self, disk: Arc<dyn Disk>) {
+        let appliance = Appliance::start_on(self.read_settings(), disk)
             .await
             .expect("started");
         let (_, address) = appliance.address().split_once("://").expect("a scheme");

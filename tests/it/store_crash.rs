@@ -1,26 +1,29 @@
 //! Power cuts: random operations on a disk that keeps a record, cut at any moment, in every way in which what was not
-//! synced may be found. Each image opens by itself, is whole, and holds what was acknowledged.
+//! synced may be found. Each image opens by itself, is whole, and holds what was acknowledged; so does each backup.
+//! Long because every cut is checked by one piece of code, whatever led to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
-use hairpin::store::{DiskFile, Options, Store, WrappingKey};
+use hairpin::store::{Backup, BackupKey, Disk, DiskFile, Options, Store, StoreError, WrappingKey};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
 use crate::rig::PATIENCE;
 use crate::store_cut::{Cut, Image, Kind};
-use crate::store_lab::{Event, Lab};
+use crate::store_lab::{Event, Fault, FileId, Lab};
 use crate::store_model::{NOW, Op, State, difference, look, next_ops, perform, random};
-use crate::store_support::seed;
+use crate::store_support::{folder, seed};
 
 const STORE: &str = "hairpin.redb";
 const KEYS: &str = "hairpin.keys";
 const BLOCK: usize = 4096;
-/// The key file is the first that is made.
-const KEY_FILE: usize = 0;
+/// The key file is the first that is made, the store the second.
+const KEY_FILE: FileId = 0;
+const STORE_FILE: FileId = 1;
+const BACKUP: &str = "salon.backup";
 
 /// What was done, and what the disk got to see of it.
 struct Run {
@@ -29,10 +32,69 @@ struct Run {
     states: Vec<State>,
     /// After so many operations, the link of this epoch is gone.
     wiped: Vec<(usize, u64)>,
+    /// In the order in which they were kept.
+    backups: Vec<Kept>,
     /// So many events lie too far back to cut at.
     settled: usize,
     /// How the store is opened.
     options: Options,
+}
+
+/// A backup that was taken.
+#[derive(Clone)]
+struct Kept {
+    /// Once more operations than these were begun, it is there for certain.
+    by: usize,
+    bytes: Vec<u8>,
+}
+
+fn backup_key() -> BackupKey {
+    BackupKey::Credential(WrappingKey::from_credential(b"sixteen bytes of another"))
+}
+
+/// Keeps a backup as the command does: under a name of its own until it is durable.
+fn keep(disk: &Lab, number: usize, bytes: &[u8]) {
+    let unfinished = format!(".{BACKUP}.{number}.part");
+    let file = disk.create(&unfinished).expect("made");
+    // Whoever writes a file gives it to the kernel in pieces.
+    for (piece, bytes) in bytes.chunks(1500).enumerate() {
+        file.write(piece as u64 * 1500, bytes).expect("written");
+    }
+    file.sync_data().expect("synced");
+    disk.rename(&unfinished, BACKUP).expect("renamed");
+    disk.sync().expect("synced");
+}
+
+/// What a backup carries of a state; of a device, that there is one.
+fn carried(state: &State) -> State {
+    let mut state = state.clone();
+    state.budget.clear();
+    for link in state.links.values_mut() {
+        link.rows
+            .retain(|(family, _), _| matches!(*family, "device" | "sync key"));
+        if let Some(device) = link.rows.get_mut(&("device", 0)) {
+            device.clear();
+        }
+    }
+    state
+}
+
+/// Restores a backup: it holds one of the states, and nothing else.
+async fn restores(bytes: &[u8], states: &[State]) {
+    let folder = folder();
+    let backup = Backup::open(bytes, &backup_key()).expect("whole");
+    let restored = backup.restore(folder.path(), None, NOW);
+    let sessions = restored.await.expect("restored").sessions;
+    let store = Store::open(folder.path(), Options::default()).expect("opened");
+    let mut seen = carried(&look(&store).await.expect("readable"));
+    store.close().await;
+    // One entry a slot, for the restoring itself.
+    seen.journal.drain(..sessions);
+    assert!(
+        states.iter().any(|state| carried(state) == seen),
+        "{}",
+        difference(&seen, &carried(states.last().expect("at least one")))
+    );
 }
 
 /// A record, as the disk is taken to have kept it.
@@ -59,11 +121,12 @@ pub async fn swept(store: &Store) {
     }
 }
 
-/// Does random operations, one by one and several at once, with restarts in between.
+/// Does random operations, one by one and several at once, with restarts in between, and backups meanwhile.
 async fn run(random: &mut StdRng, length: usize) -> Run {
     let lab = Lab::recording();
     let mut states = vec![State::default()];
     let mut wiped = Vec::new();
+    let mut backups: Vec<Kept> = Vec::new();
     let mut epochs: BTreeMap<&str, u64> = BTreeMap::new();
     let mut next_epoch = 1;
     let options = options(random);
@@ -95,6 +158,14 @@ async fn run(random: &mut StdRng, length: usize) -> Run {
         }
         let begun = done + ops.len();
         lab.mark(begun, done);
+        let backup = random.random_ratio(1, 12).then(|| {
+            let (store, lab, number) = (store.clone(), lab.clone(), backups.len());
+            tokio::task::spawn_blocking(move || {
+                let bytes = store.backup(&backup_key(), NOW).expect("taken");
+                keep(&lab, number, &bytes);
+                bytes
+            })
+        });
         let mut all: FuturesOrdered<_> = ops.iter().map(|op| perform(&store, op)).collect();
         let mut acknowledged = done;
         while let Some(result) = all.next().await {
@@ -102,12 +173,18 @@ async fn run(random: &mut StdRng, length: usize) -> Run {
             acknowledged += 1;
             lab.mark(begun, acknowledged);
         }
+        if let Some(backup) = backup {
+            let bytes = backup.await.expect("kept");
+            restores(&bytes, &states[done..=begun]).await;
+            backups.push(Kept { by: begun, bytes });
+        }
     }
     store.close().await;
     Run {
         events: lab.events(),
         states,
         wiped,
+        backups,
         settled: 0,
         options,
     }
@@ -148,6 +225,7 @@ async fn check(image: &Image, allowed: &Allowed<'_>) -> Result<(), String> {
     if !image.contains_key(STORE) && allowed.marks.is_some() {
         return Err("the store is gone".to_owned());
     }
+    check_backups(image, allowed)?;
     let lab = Lab::holding(image.clone());
     let store = Store::open_on(lab.arc(), allowed.run.options.clone())
         .map_err(|error| format!("open: {error}"))?;
@@ -174,6 +252,31 @@ async fn check(image: &Image, allowed: &Allowed<'_>) -> Result<(), String> {
         ));
     }
     whole(lab.files()[STORE].clone())
+}
+
+/// A backup is found whole, or, where nobody was told that it is there, not at all; half a file is refused.
+fn check_backups(image: &Image, allowed: &Allowed<'_>) -> Result<(), String> {
+    let taken = &allowed.run.backups;
+    let begun = allowed.marks.map_or(0, |(begun, _)| begun);
+    let told = taken.iter().rposition(|kept| kept.by < begun);
+    let names = image.iter().filter(|(name, _)| name.contains(BACKUP));
+    for (name, bytes) in names.clone() {
+        let known = taken.iter().position(|kept| kept.bytes == *bytes);
+        match (known, Backup::open(bytes, &backup_key())) {
+            (Some(_), Ok(_)) => {}
+            (Some(_), Err(error)) => return Err(format!("{name}: {error}")),
+            (None, Ok(_)) => return Err(format!("{name} opens and was never taken")),
+            (None, Err(_)) if name == BACKUP => return Err("half a backup has its name".to_owned()),
+            (None, Err(_)) => {}
+        }
+        if name == BACKUP && known < told {
+            return Err("an older backup is found".to_owned());
+        }
+    }
+    if told.is_some() && !image.contains_key(BACKUP) {
+        return Err("a backup is gone".to_owned());
+    }
+    Ok(())
 }
 
 /// Whose block of the key file this is.
@@ -318,6 +421,7 @@ async fn a_power_cut_during_the_birth_leaves_no_store_or_a_whole_one() {
         events: lab.events(),
         states: vec![State::default()],
         wiped: Vec::new(),
+        backups: Vec::new(),
         settled: 0,
         options,
     };
@@ -385,6 +489,15 @@ fn marks_before(events: &[Event]) -> Option<(usize, usize)> {
     })
 }
 
+/// The same backups, each of which may be there.
+fn perhaps(backups: &[Kept]) -> Vec<Kept> {
+    let mut backups = backups.to_vec();
+    for kept in &mut backups {
+        kept.by = usize::MAX;
+    }
+    backups
+}
+
 /// Opens what a disk holds, and does one thing more; the state that was found, and the record of it all.
 async fn started(lab: &Lab, options: &Options) -> (State, usize, Vec<State>) {
     let store = Store::open_on(lab.arc(), options.clone()).expect("opened");
@@ -427,6 +540,7 @@ async fn a_power_cut_during_the_start_after_a_power_cut_loses_nothing_either() {
             events: lab.events(),
             states,
             wiped: gone.into_iter().map(|epoch| (0, epoch)).collect(),
+            backups: perhaps(&first.backups),
             settled,
             options: first.options.clone(),
         };
@@ -479,6 +593,7 @@ async fn a_power_cut_after_the_start_after_a_kill_takes_nothing_back_that_was_sh
                 events: lab.events(),
                 states,
                 wiped: gone.map(|(_, epoch)| (0, *epoch)).collect(),
+                backups: perhaps(&first.backups),
                 // Whatever was shown was shown by then.
                 settled: opened + 1,
                 options: first.options.clone(),
@@ -493,11 +608,125 @@ async fn a_power_cut_after_the_start_after_a_kill_takes_nothing_back_that_was_sh
     println!("{looked} images");
 }
 
+/// A sync that fails leaves it open whether its writes reach the disk. What follows must be good either way, the closing
+/// included, after which nobody tries again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_while_a_failed_commit_is_taken_back_loses_nothing() {
+    let (seed, mut random) = begin(7);
+    let mut looked = 0;
+    let mut failed = 0;
+    let wanted = images(600, 10_000);
+    while looked < wanted {
+        let lab = Lab::recording();
+        let options = options(&mut random);
+        let store = Store::open_on(lab.arc(), options.clone()).expect("made");
+        let mut states = vec![State::default()];
+        let mut wiped = Vec::new();
+        lab.mark(0, 0);
+        let (anna, boris) = ("79001234567", "79007654321");
+        for op in [
+            Op::Wipe("salon", Some(anna)),
+            Op::Signal("salon", 0, vec![7; 30_000]),
+            Op::Device("salon", 0),
+            Op::Wipe("salon", Some(boris)),
+            Op::Device("salon", 1),
+        ] {
+            let mut state = states.last().expect("one").clone();
+            state.apply(&op);
+            states.push(state);
+            perform(&store, &op).await.expect("nothing is broken yet");
+        }
+        wiped.push((0, 1));
+        let done = states.len() - 1;
+        lab.mark(done, done);
+        let settled = lab.events().len();
+        lab.plan.once(Fault::Unsynced, random.random_range(0..14));
+        // With its sweep.
+        store.close().await;
+        failed += usize::from(lab.plan.hits() > 0);
+        let run = Run {
+            events: lab.events(),
+            states,
+            wiped,
+            backups: Vec::new(),
+            settled,
+            options,
+        };
+        let (images, found) = cut(&run, &mut random, 15, all).await;
+        looked += images;
+        found.unwrap_or_else(|error| panic!("HAIRPIN_SEED={seed}, image {looked}: {error}"));
+    }
+    println!("{looked} images, {failed} syncs failed");
+    assert!(failed > 10);
+}
+
+/// Whoever was refused is not surprised later, also when the disk breaks for good before the file is open again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_after_a_refusal_never_shows_what_was_refused() {
+    let (seed, mut random) = begin(8);
+    for round in 0..images(10, 200) {
+        let lab = Lab::recording();
+        let options = options(&mut random);
+        let store = Store::open_on(lab.arc(), options.clone()).expect("made");
+        let mut state = State::default();
+        for op in [
+            // The file is large enough from then on: to grow it there would be a sync before the commit's.
+            Op::Setting("two", vec![1; 40_000]),
+            Op::Setting("one", vec![1; 100]),
+        ] {
+            perform(&store, &op).await.expect("nothing is broken yet");
+            state.apply(&op);
+        }
+        // The header of the last durable commit is written once more, and synced; then nothing goes.
+        lab.plan.once_and_then(Fault::Unsynced, Fault::Full, 2);
+        let before = lab.events().len();
+        let refused = perform(&store, &Op::Setting("one", vec![2; 100])).await;
+        assert_eq!(refused, Err(StoreError::Disk));
+        let events = lab.events();
+        let is_header = |event: &&Event| {
+            matches!(
+                event,
+                Event::Write {
+                    file: STORE_FILE,
+                    offset: 0,
+                    ..
+                }
+            )
+        };
+        let headers = events[before..].iter().filter(is_header).count();
+        assert!(headers >= 2, "that of the commit, and the one before");
+        let run = Run {
+            events,
+            states: vec![state],
+            wiped: Vec::new(),
+            backups: Vec::new(),
+            settled: 0,
+            options,
+        };
+        lab.plan.heal();
+        let mut disk = Cut::default();
+        for event in &run.events {
+            disk.feed(event);
+        }
+        for _ in 0..30 {
+            // Of what is not synced the first so many: the refused header without the one that follows it is among them.
+            let image = disk.image(Kind::Prefix, &mut random);
+            let allowed = Allowed {
+                run: &run,
+                marks: Some((0, 0)),
+            };
+            let found = check(&image, &allowed).await;
+            found.unwrap_or_else(|error| panic!("HAIRPIN_SEED={seed}, round {round}: {error}"));
+        }
+        store.close().await;
+    }
+}
+
 /// The same checks over a disk that does not keep to its word must find it out.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_power_cuts_find_a_missing_sync_of_any_kind() {
     let without_store: Told =
-        |_, event| !matches!(event, Event::Sync { file } if *file != KEY_FILE);
+        |_, event| !matches!(event, Event::Sync { file } if *file == STORE_FILE);
     let without_keys: Told = |_, event| !matches!(event, Event::Sync { file } if *file == KEY_FILE);
     let without_names: Told = |_, event| !matches!(event, Event::SyncNames);
     let (_, mut random) = begin(5);

@@ -21,6 +21,8 @@ pub enum Fault {
     /// A sync of a file: an I/O error, and what was written since the last one never reaches the disk, although
     /// readers go on seeing it and the next sync reports nothing. (So does Linux.)
     Lost,
+    /// A sync of a file: an I/O error, and what was written since the last one may reach the disk or not.
+    Unsynced,
     /// Whatever changes anything: read-only.
     ReadOnly,
 }
@@ -31,14 +33,14 @@ impl Fault {
             Self::Io => true,
             Self::Full => matches!(call, Call::Create | Call::Write | Call::SetLen | Call::Sync),
             Self::Short => call == Call::Write,
-            Self::Lost => call == Call::Sync,
+            Self::Lost | Self::Unsynced => call == Call::Sync,
             Self::ReadOnly => !matches!(call, Call::Read | Call::Look),
         }
     }
 
     fn error(self) -> io::Error {
         io::Error::from_raw_os_error(match self {
-            Self::Io | Self::Lost => 5,
+            Self::Io | Self::Lost | Self::Unsynced => 5,
             Self::Full | Self::Short => 28,
             Self::ReadOnly => 30,
         })
@@ -68,6 +70,8 @@ struct PlanState {
     /// So many calls of the fault's kind go well first.
     after: u64,
     lasting: bool,
+    /// What breaks from then on, after so many more calls of its kind.
+    then: Option<(Fault, u64)>,
     hits: u64,
 }
 
@@ -80,6 +84,12 @@ impl Plan {
     /// Breaks every call from then on, until it is healed.
     pub fn lasting(&self, fault: Fault, after: u64) {
         self.set(fault, after, true);
+    }
+
+    /// Breaks one call, and after so many more of the other fault's kind all of those.
+    pub fn once_and_then(&self, fault: Fault, then: Fault, after: u64) {
+        self.set(fault, 0, false);
+        self.state().then = Some((then, after));
     }
 
     pub fn heal(&self) {
@@ -97,6 +107,7 @@ impl Plan {
             fault: Some(fault),
             after,
             lasting,
+            then: None,
             hits: 0,
         };
     }
@@ -115,7 +126,10 @@ impl Plan {
         }
         state.hits += 1;
         if !state.lasting {
-            state.fault = None;
+            let then = state.then.take();
+            state.lasting = then.is_some();
+            state.fault = then.map(|(fault, _)| fault);
+            state.after = then.map_or(0, |(_, after)| after);
         }
         Some(fault)
     }
