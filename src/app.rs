@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -161,13 +161,14 @@ impl Appliance {
                     sessions: Arc::clone(&running.sessions),
                     store: running.store.clone(),
                     metrics,
+                    looking: Mutex::new(()),
                     counts: Arc::clone(&counts),
                 };
                 (Arc::new(port), Ok(running))
             }
             Err(error) => {
                 tracing::error!(%error, "the store cannot be used; the page says so");
-                metrics.state(session::DEFAULT, State::StoreUnavailable.as_str());
+                metrics.set_states([(session::DEFAULT, State::StoreUnavailable.as_str())]);
                 let occupied = Occupied::take(&settings.data_dir)
                     .map_err(|error| ExitError::of_store(&settings.data_dir, &error))?;
                 (
@@ -452,6 +453,8 @@ struct Port {
     sessions: Arc<Sessions>,
     store: Store,
     metrics: Arc<Metrics>,
+    /// Held for one look at the metrics: what is read off elsewhere is written and told in one go.
+    looking: Mutex<()>,
     counts: Arc<Counts>,
 }
 
@@ -462,12 +465,21 @@ impl Port {
             .ok_or_else(|| Code::NoSuchSession.into())
     }
 
-    fn look(&self) {
+    /// Reads off elsewhere what is not counted as it happens, and tells it while nobody else reads: the states are
+    /// those that everybody sees at this moment, never those of a moment before or after.
+    fn look<T>(&self, told: impl FnOnce(&Metrics) -> T) -> T {
+        let _one_at_a_time = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         self.metrics.set_gauges(
             self.store.size_bytes(),
             self.counts.websockets(),
             self.counts.login_failures(),
         );
+        let all = self.sessions.list();
+        self.metrics.set_states(
+            all.iter()
+                .map(|status| (status.session.as_str(), status.state.as_str())),
+        );
+        told(&self.metrics)
     }
 }
 
@@ -526,13 +538,11 @@ impl web::Sessions for Port {
     }
 
     fn metrics_json(&self) -> Value {
-        self.look();
-        self.metrics.json()
+        self.look(Metrics::json)
     }
 
     fn metrics_text(&self) -> String {
-        self.look();
-        self.metrics.text()
+        self.look(Metrics::text)
     }
 }
 
