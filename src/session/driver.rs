@@ -662,3 +662,6 @@ pub(super) fn first_view(session: &str, name: &str, now: UnixMs) -> View {
         qr: None,
     }
 }
+
+#[cfg(test)]
+mod tests;
