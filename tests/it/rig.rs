@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hairpin::app::Appliance;
 use hairpin::config::{Settings, Sources};
-use hairpin::store::{Epoch, LinkRow, Options, Store};
+use hairpin::store::{Disk, Epoch, Folder, LinkRow, Options, Store};
 use hairpin_sim::{Sim, SimConfig, Step};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -82,7 +83,18 @@ impl Rig {
     }
 
     pub async fn start(&mut self) {
-        let appliance = Appliance::start(self.read_settings())
+        let disk = Arc::new(Folder::new(&self.data_dir()));
+        self.start_on(disk).await;
+    }
+
+    /// Where its settings have it keep its data.
+    fn data_dir(&self) -> std::path::PathBuf {
+        self.settings["data_dir"].clone().into()
+    }
+
+    /// The same with its store on a disk of the test's own.
+    pub async fn start_on(&mut self, disk: Arc<dyn Disk>) {
+        let appliance = Appliance::start_on(self.read_settings(), disk)
             .await
             .expect("started");
         let (_, address) = appliance.address().split_once("://").expect("a scheme");
