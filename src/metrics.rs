@@ -312,25 +312,18 @@ impl Metrics {
             .inc();
     }
 
-    /// A session came into a state, named as the contract does.
-    pub fn state(&self, session: &str, state: &str) {
-        for other in STATES {
-            self.link_state
-                .get_or_create(&ByState {
-                    session: session.to_owned(),
-                    state: other.to_owned(),
-                })
-                .set(i64::from(other == state));
-        }
-    }
-
-    /// A session is gone.
-    pub fn forget(&self, session: &str) {
-        for state in STATES {
-            self.link_state.remove(&ByState {
-                session: session.to_owned(),
-                state: state.to_owned(),
-            });
+    /// All sessions and the state of each, named as the contract does.
+    pub fn set_states<'s>(&self, all: impl IntoIterator<Item = (&'s str, &'s str)>) {
+        self.link_state.clear();
+        for (session, state) in all {
+            for other in STATES {
+                self.link_state
+                    .get_or_create(&ByState {
+                        session: session.to_owned(),
+                        state: other.to_owned(),
+                    })
+                    .set(i64::from(other == state));
+            }
         }
     }
 
@@ -427,7 +420,7 @@ mod tests {
     #[test]
     fn every_metric_of_the_contract_is_there_at_zero() {
         let metrics = Metrics::new();
-        metrics.state("salon", "AWAITING_CODE_ENTRY");
+        metrics.set_states([("salon", "AWAITING_CODE_ENTRY")]);
         let text = metrics.text();
         for sample in [
             "hairpin_pairing_requests_total{outcome=\"shown\"} 0",

@@ -1,7 +1,7 @@
 //! Owns what the page and the terminal reach: the sessions, or, while the store cannot be used, the truth about that
 //! and no empty start.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -22,6 +22,8 @@ pub(super) struct Port {
     /// Held for a moment; written by the start, and by whoever waits for the disk.
     behind: RwLock<Behind>,
     metrics: Arc<Metrics>,
+    /// Held for one look at the metrics: what is read off elsewhere is written and told in one go.
+    looking: Mutex<()>,
     counts: Arc<Counts>,
 }
 
@@ -49,6 +51,7 @@ impl Port {
                 events: broadcast::channel(1).0,
             })),
             metrics,
+            looking: Mutex::new(()),
             counts,
         }
     }
@@ -59,8 +62,6 @@ impl Port {
 
     /// There is no store, and why. Nobody comes near its files while they are occupied.
     pub(super) fn refuse(&self, why: ExitError, occupied: Occupied) {
-        self.metrics
-            .state(session::DEFAULT, State::StoreUnavailable.as_str());
         if let Behind::Nothing(fault) = &mut *self.behind_alone() {
             fault.why = why;
             fault.occupied = Some(occupied);
@@ -119,12 +120,21 @@ impl Port {
             .ok_or_else(|| Code::NoSuchSession.into())
     }
 
-    fn look(&self) {
+    /// Reads off elsewhere what is not counted as it happens, and tells it while nobody else reads: the states are
+    /// those that everybody sees at this moment, never those of a moment before or after.
+    fn look<T>(&self, told: impl FnOnce(&Metrics) -> T) -> T {
+        let _one_at_a_time = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let size = self
             .running()
             .map_or(0, |running| running.store.size_bytes());
         self.metrics
             .set_gauges(size, self.counts.websockets(), self.counts.login_failures());
+        let all = web::Sessions::list(self);
+        self.metrics.set_states(
+            all.iter()
+                .map(|status| (status.session.as_str(), status.state.as_str())),
+        );
+        told(&self.metrics)
     }
 }
 
@@ -218,12 +228,10 @@ impl web::Sessions for Port {
     }
 
     fn metrics_json(&self) -> Value {
-        self.look();
-        self.metrics.json()
+        self.look(Metrics::json)
     }
 
     fn metrics_text(&self) -> String {
-        self.look();
-        self.metrics.text()
+        self.look(Metrics::text)
     }
 }

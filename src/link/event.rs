@@ -169,6 +169,14 @@ impl Handler {
             .unwrap_or(Close::Lost)
     }
 
+    /// Whether the stream told that it ends, and why.
+    pub(super) fn knows_its_end(&self) -> bool {
+        self.close
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+    }
+
     /// Drops the connection without waiting for its end.
     pub(super) fn abandon(&self, reason: Close) {
         self.abandoned.store(true, Ordering::SeqCst);

@@ -266,7 +266,11 @@ impl Link {
             if let Err(error) = answer
                 && !error.lost_the_flow_to_another_request()
             {
-                inner.handler.tell(LinkEvent::CodeRefused(refusal(&error)));
+                let refusal = refusal(&error);
+                // The stream said why it ends: that is told with its end, and says more than that no answer came.
+                if refusal != Refusal::NoAnswer || !inner.handler.knows_its_end() {
+                    inner.handler.tell(LinkEvent::CodeRefused(refusal));
+                }
             }
         });
     }

@@ -164,7 +164,6 @@ impl Driver {
             End::Removed(reply) => {
                 // Before the mailbox closes: whoever is in it asked for a session that is no more.
                 self.shown.removed.store(true, Ordering::SeqCst);
-                self.tools.metrics.forget(&self.tools.session);
                 drop(reply.send(Ok(())));
             }
             End::Stop(None) => {}
@@ -212,9 +211,6 @@ impl Driver {
     }
 
     async fn boot(&mut self) {
-        self.tools
-            .metrics
-            .state(&self.tools.session, self.machine.state().as_str());
         let found = self.tools.found().await.map_err(|error| {
             warn!(session = %self.tools.session, %error, "the stored link cannot be read");
         });
@@ -550,9 +546,6 @@ impl Driver {
         let (status_changed, qr_changed) = (view.status != old.status, view.qr != old.qr);
         let (status, qr) = (view.status.clone(), view.qr.clone());
         if status.state != old.status.state {
-            self.tools
-                .metrics
-                .state(&self.tools.session, status.state.as_str());
             info!(session = %self.tools.session, state = ?status.state, reason = ?status.reason, "state");
         }
         self.shown.view.send_replace(view);
@@ -669,3 +662,6 @@ pub(super) fn first_view(session: &str, name: &str, now: UnixMs) -> View {
         qr: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -333,7 +333,6 @@ impl Sessions {
     fn spawn(&self, id: &str, name: &str) -> oneshot::Receiver<()> {
         let (looking, looked) = oneshot::channel();
         let (commands, mailbox) = mpsc::channel(MAILBOX);
-        self.metrics.state(id, State::Unlinked.as_str());
         let removed = Arc::new(AtomicBool::new(false));
         let (view_sender, view) = watch::channel(driver::first_view(id, name, clock::wall()));
         let (events, _) = broadcast::channel(EVENTS);

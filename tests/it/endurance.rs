@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use hairpin_sim::{Kick, Sim, SimConfig, Step};
+use hairpin_sim::{Fault, Kick, Sim, SimConfig, Step};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::process::Serve;
 use crate::rig::PATIENCE;
-use crate::supervision::{HEALED, never_two_connections};
+use crate::supervision::{HEALED, Swallowing, never_two_connections};
 
 fn long() -> bool {
     std::env::var_os("HAIRPIN_LONG").is_some()
@@ -200,6 +200,8 @@ async fn roomy() -> Sim {
     Sim::start_with(SimConfig {
         max_devices: usize::MAX,
         hellos_per_number: usize::MAX,
+        // A 429 alone is waited out for a minute.
+        wait_limit: PATIENCE * 2,
         ..SimConfig::default()
     })
     .await
@@ -379,6 +381,230 @@ async fn what_a_link_that_idles_costs_is_bounded() {
         idle.files <= empty.files + usize::try_from(count).expect("few") + 4,
         "{empty}, then {idle}"
     );
+    serve.signal(Signal::TERM);
+    assert_eq!(serve.ended(), Some(0));
+}
+
+/// How long a link took from the end of a cause until it was connected, by cause.
+#[derive(Default)]
+pub struct Healing(BTreeMap<&'static str, Vec<Duration>>);
+
+impl Healing {
+    pub fn took(&mut self, cause: &'static str, took: impl IntoIterator<Item = Duration>) {
+        self.0.entry(cause).or_default().extend(took);
+    }
+
+    /// Prints the table, and holds every cause to its bound.
+    pub fn within_half_a_minute(&mut self) {
+        println!(
+            "{:<58} {:>4} {:>8} {:>8}",
+            "from cause gone to connected", "n", "median", "worst"
+        );
+        for (cause, took) in &mut self.0 {
+            took.sort_unstable();
+            let seconds = |took: Duration| format!("{:.1} s", took.as_secs_f64());
+            let (median, worst) = (took[took.len() / 2], took[took.len() - 1]);
+            println!(
+                "{cause:<58} {:>4} {:>8} {:>8}",
+                took.len(),
+                seconds(median),
+                seconds(worst)
+            );
+        }
+        for (cause, took) in &self.0 {
+            // Its waits begin with a minute, that it be not asked again too soon.
+            let bound = if *cause == TOO_FAST {
+                TOLD_TO_WAIT
+            } else {
+                HEALED
+            };
+            let worst = took[took.len() - 1];
+            assert!(worst < bound, "{cause}: {worst:?}");
+        }
+    }
+}
+
+const RESTART: &str = "WhatsApp asks for a new connection (515)";
+const TOO_FAST: &str = "WhatsApp says too fast (429)";
+/// The first wait after a 429, and a login.
+const TOLD_TO_WAIT: Duration = Duration::from_secs(65);
+/// What can befall one link, and how; each returns when its cause is gone. The last two are noticed only by waiting,
+/// which counts: nobody is told when they begin.
+const CAUSES: [&str; 8] = [
+    RESTART,
+    "WhatsApp ends the stream (503)",
+    "WhatsApp ends the stream (500)",
+    "the socket is cut",
+    "four logins in a row are refused (503), from the last one",
+    "another client took the link, from the button",
+    "a login is never answered, noticing it included",
+    "silent socket or another address, noticing it included",
+];
+
+/// Lets one thing befall one link; how long it took to heal.
+async fn befall(serve: &Serve, sim: &Sim, cause: &str, session: u32) -> Duration {
+    let (name, number) = (format!("s{session}"), number(session));
+    let kick = |kick: &Kick| assert_eq!(sim.kick(&number, kick), 1, "{cause}: one connection");
+    let mut mark = sim.mark();
+    let mut gone = Instant::now();
+    match cause {
+        RESTART => kick(&Kick::StreamError { code: 515 }),
+        TOO_FAST => kick(&Kick::StreamError { code: 429 }),
+        "WhatsApp ends the stream (503)" => kick(&Kick::StreamError { code: 503 }),
+        "WhatsApp ends the stream (500)" => kick(&Kick::StreamError { code: 500 }),
+        "the socket is cut" => kick(&Kick::Cut),
+        "silent socket or another address, noticing it included" => kick(&Kick::FallSilent),
+        "a login is never answered, noticing it included" => {
+            sim.fault(Fault::silence(Step::Login).only(&number));
+            kick(&Kick::Cut);
+            mark = sim
+                .wait_for_after(mark, |event| event.is(Step::Login, &number))
+                .await
+                .seq;
+            gone = Instant::now();
+        }
+        "four logins in a row are refused (503), from the last one" => {
+            sim.fault(Fault::failure(503).only(&number).times(4));
+            kick(&Kick::Cut);
+            for _ in 0..4 {
+                mark = sim
+                    .wait_for_after(mark, |event| event.is(Step::Login, &number))
+                    .await
+                    .seq;
+            }
+            gone = Instant::now();
+        }
+        "another client took the link, from the button" => {
+            kick(&Kick::Replaced);
+            serve.in_state(&name, "REPLACED").await;
+            mark = sim.mark();
+            gone = Instant::now();
+            serve.reconnect(&name).await;
+        }
+        other => panic!("{other} is no cause"),
+    }
+    sim.wait_for_after(mark, |event| event.is(Step::LoggedIn, &number))
+        .await;
+    serve.in_state(&name, "CONNECTED").await;
+    gone.elapsed()
+}
+
+impl Serve {
+    async fn in_state(&self, session: &str, state: &str) {
+        let path = format!("/api/v1/sessions/{session}");
+        let wait = async {
+            while self.ask("GET", &path, "").await.expect("answered").1["state"] != state {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .unwrap_or_else(|_| panic!("{session} was never {state}"));
+    }
+
+    /// How often a link was taken up again because its connection was lost.
+    async fn lost(&self) -> f64 {
+        let (_, metrics) = self
+            .ask("GET", "/api/v1/metrics", "")
+            .await
+            .expect("answered");
+        let all = metrics["hairpin_reconnects_total"].as_array();
+        all.expect("a list")
+            .iter()
+            .filter(|sample| sample["labels"]["reason"] == "lost")
+            .filter_map(|sample| sample["value"].as_f64())
+            .sum()
+    }
+
+    /// How long each of the sessions takes from now on until it is connected.
+    async fn each_connected(&self, count: u32) -> Vec<Duration> {
+        let began = Instant::now();
+        let one = async |session| {
+            self.in_state(&format!("s{session}"), "CONNECTED").await;
+            began.elapsed()
+        };
+        futures_util::future::join_all((0..count).map(one)).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_broke_a_link_it_stands_again_within_half_a_minute_of_the_causes_end() {
+    let (each, rounds) = if long() { (5, 3) } else { (2, 1) };
+    let count = each * u32::try_from(CAUSES.len()).expect("few");
+    let folder = tempfile::tempdir().expect("a folder");
+    let sim = roomy().await;
+    let mut serve = Serve::start(folder.path(), &sim.url(), &[]);
+    serve.link_many(&sim, count).await;
+    let mut healing = Healing::default();
+    for _ in 0..rounds {
+        // All of it at once, each to links of its own.
+        let all = (0..count).map(|session| {
+            let cause = CAUSES[session as usize % CAUSES.len()];
+            let (serve, sim) = (&serve, &sim);
+            async move { (cause, befall(serve, sim, cause, session).await) }
+        });
+        for (cause, took) in futures_util::future::join_all(all).await {
+            healing.took(cause, [took]);
+        }
+
+        // Long enough that nobody waits for longer, however many hours more.
+        sim.stop().await;
+        serve.waits_have_grown().await;
+        sim.resume().await;
+        let took = serve.each_connected(count).await;
+        healing.took("nobody listens (an outage of hours)", took);
+
+        sim.stop().await;
+        let swallowing = Swallowing::instead_of(&sim).await;
+        // Each has hung on it and given up, and hangs again: what hangs does not wait longer and longer.
+        let lost = serve.lost().await + f64::from(2 * count);
+        let hung = async {
+            while serve.lost().await < lost {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE * 2, hung)
+            .await
+            .expect("not hung on to");
+        drop(swallowing);
+        sim.resume().await;
+        let took = serve.each_connected(count).await;
+        healing.took("the port swallows connections (for hours)", took);
+
+        // It takes the connection and says nothing: what hangs then must not be hung on to.
+        let mark = sim.mark();
+        sim.fault(Fault::delay(Step::Open, Duration::from_hours(1)).standing());
+        for session in 0..count {
+            assert_eq!(sim.kick(&number(session), &Kick::Cut), 1);
+        }
+        let mut opened = mark;
+        for _ in 0..count {
+            opened = sim
+                .wait_for_after(opened, |event| event.step == Step::Open)
+                .await
+                .seq;
+        }
+        sim.clear_faults();
+        let took = serve.each_connected(count).await;
+        healing.took("WhatsApp takes connections and says nothing", took);
+
+        serve.kill();
+        let started = Instant::now();
+        serve = Serve::start(folder.path(), &sim.url(), &[]);
+        let began = started.elapsed();
+        let took = serve.each_connected(count).await;
+        let took = took.into_iter().map(|took| took + began);
+        healing.took("the program is killed and started again", took);
+    }
+    if long() {
+        let slow = (0..count).map(|session| befall(&serve, &sim, TOO_FAST, session));
+        healing.took(TOO_FAST, futures_util::future::join_all(slow).await);
+    }
+    healing.within_half_a_minute();
+    // At once: before the shortest of the waits could be over.
+    let quickest = healing.0[RESTART][0];
+    assert!(quickest < Duration::from_millis(500), "{quickest:?}");
+    never_two_connections(&sim);
     serve.signal(Signal::TERM);
     assert_eq!(serve.ended(), Some(0));
 }

@@ -13,7 +13,7 @@ const RULES: &str = include_str!("../../packaging/prometheus/hairpin.rules.yml")
 /// Sample name → label → values, as the program gives them.
 fn given() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     let metrics = Metrics::new();
-    metrics.state("salon", "UNLINKED");
+    metrics.set_states([("salon", "UNLINKED")]);
     let json = metrics.json();
     let mut given = BTreeMap::new();
     for (name, samples) in json.as_object().expect("an object") {

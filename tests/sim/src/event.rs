@@ -31,7 +31,7 @@ pub enum Step {
     Hello,
     /// `companion_hello` was answered with a ref.
     HelloAnswered,
-    /// `companion_hello` was refused. The note says with what and why.
+    /// `companion_hello` was refused: the answer is on its way. The note says with what and why.
     HelloRefused,
     /// The person typed the code; before `primary_hello` is sent.
     PrimaryHello,

@@ -255,26 +255,21 @@ impl Sim {
         self.inner.world().faults.clear();
     }
 
-    /// Does something to the live connections of a number: those its companions are logged in on, and the one its
-    /// pending code belongs to. Returns how many.
+    /// Does something to the live connections of a number: those its companions are logged in on, and those that asked
+    /// for a code for it, granted or not. Returns how many.
     #[allow(clippy::must_use_candidate)] // Most callers know how many there are.
     pub fn kick(&self, number: &str, kick: &Kick) -> usize {
         let world = self.inner.world();
         let number = world.reported(number);
-        let waiting = world
-            .pending
-            .get(&number)
-            .filter(|p| !p.gone)
-            .map(|p| p.conn);
-        let struck = world.conns.iter().filter(|(id, handle)| {
-            Some(**id) == waiting
+        let struck = world.conns.values().filter(|handle| {
+            handle.asked.as_ref() == Some(&number)
                 || handle
                     .login
                     .as_ref()
                     .is_some_and(|(whose, _)| *whose == number)
         });
         let mut count = 0;
-        for (_, handle) in struck {
+        for handle in struck {
             count += 1;
             if *kick == Kick::Cut {
                 // Not through the mailbox: a connection that stands still is cut too.

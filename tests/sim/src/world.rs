@@ -93,6 +93,8 @@ pub(crate) struct Handle {
     pub(crate) cut: Arc<Notify>,
     /// Which companion is logged in on it.
     pub(crate) login: Option<(String, u16)>,
+    /// The number it asked a code for, granted or not.
+    pub(crate) asked: Option<String>,
 }
 
 /// What others ask of a connection's task.

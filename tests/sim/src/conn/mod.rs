@@ -68,6 +68,7 @@ pub(crate) async fn run(inner: Arc<Inner>, upgraded: Upgraded) {
             orders,
             cut: Arc::clone(&cut),
             login: None,
+            asked: None,
         };
         world.conns.insert(id, handle);
         id
@@ -88,6 +89,10 @@ pub(crate) async fn run(inner: Arc<Inner>, upgraded: Upgraded) {
         end = live(&mut base, &mut wire, inbox) => end,
         () = cut.notified() => End::Cut,
     };
+    if let Some(handle) = base.inner.world().conns.get_mut(&id) {
+        // It only lingers: nothing can befall it any more.
+        handle.asked = None;
+    }
     registered.number = base.number.clone();
     registered.why = end.to_string();
     match end {

@@ -199,9 +199,10 @@ impl<'c> Pairing<'c> {
                 } else {
                     "checked"
                 };
-                self.conn
-                    .log(Step::HelloRefused, format!("{} {why}", refusal.code));
-                return self.conn.refuse(iq, &refusal).await;
+                let note = format!("{} {why}", refusal.code);
+                self.conn.refuse(iq, &refusal).await?;
+                self.conn.step(Step::HelloRefused, &note).await?;
+                return Ok(());
             }
             _ => return Ok(()),
         };
@@ -248,6 +249,9 @@ impl<'c> Pairing<'c> {
                 .iter()
                 .filter(|t| now.duration_since(**t) < cfg.hello_window)
                 .count();
+            if let Some(handle) = world.conns.get_mut(&self.conn.base.id) {
+                handle.asked = Some(number.clone());
+            }
             drop(world);
             self.conn.base.number = Some(number);
             recent
