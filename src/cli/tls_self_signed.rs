@@ -8,6 +8,7 @@ use crate::certificate::{SelfSigned, own_address};
 use crate::config::Settings;
 use crate::exit::ExitError;
 use crate::upkeep;
+use crate::web::own_names;
 
 const CERT: &str = "tls-cert.pem";
 const KEY: &str = "tls-key.pem";
@@ -64,9 +65,6 @@ pub(super) fn write(
 
 /// What the page is opened by: the names it answers to, the machine's address, and what was asked for.
 fn names(settings: &Settings, more: Vec<String>) -> Vec<String> {
-    let machine = rustix::system::uname();
-    let machine = machine.nodename().to_string_lossy().to_ascii_lowercase();
-    let label = machine.split('.').next().unwrap_or_default().to_owned();
     let listen = settings.listen.ip();
     let address = if listen.is_unspecified() {
         own_address()
@@ -78,7 +76,7 @@ fn names(settings: &Settings, more: Vec<String>) -> Vec<String> {
     let mut all = Vec::new();
     for name in fixed
         .into_iter()
-        .chain([machine, format!("{label}.local")])
+        .chain(own_names())
         .chain(address.map(|address| address.to_string()))
         .chain(hosts)
         .chain(more)

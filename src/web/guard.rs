@@ -39,14 +39,20 @@ enum Host {
     Address(IpAddr),
 }
 
+/// What the page answers to on every machine: `localhost`, the machine's name, and that name under `.local`.
+#[must_use]
+pub fn own_names() -> [String; 3] {
+    let machine = rustix::system::uname();
+    let machine = machine.nodename().to_string_lossy().to_ascii_lowercase();
+    // mDNS knows the machine by the first label of its name.
+    let label = machine.split('.').next().unwrap_or_default();
+    let local = format!("{label}.local");
+    ["localhost".to_owned(), machine, local]
+}
+
 impl Guard {
     pub(super) fn new(settings: &WebSettings) -> Self {
-        let machine = rustix::system::uname();
-        let machine = machine.nodename().to_string_lossy().to_ascii_lowercase();
-        let mut names = vec!["localhost".to_owned(), machine.clone()];
-        // mDNS knows the machine by the first label of its name.
-        let label = machine.split('.').next().unwrap_or_default();
-        names.push(format!("{label}.local"));
+        let mut names = own_names().to_vec();
         names.extend(settings.allowed_hosts.iter().cloned());
         Self {
             names: names

@@ -35,6 +35,7 @@ use crate::phone::Country;
 use crate::words::Lang;
 use throttle::Throttle;
 
+pub use guard::own_names;
 pub use port::Sessions;
 pub use serve::serve;
 pub use tls::{Tls, TlsError};
