@@ -324,9 +324,6 @@ fn dress(response: &mut Response) {
             "camera=(), geolocation=(), microphone=(), payment=(), usb=(), clipboard-write=(self)",
         ),
     ];
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return;
-    }
     let headers = response.headers_mut();
     for (name, value) in ALWAYS {
         headers.insert(name, HeaderValue::from_static(value));

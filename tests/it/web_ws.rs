@@ -8,6 +8,7 @@ use hairpin::secret::SecretText;
 use hairpin::session::{EndReason, Qr, RequestError, SessionEvent, State};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::web_support::{Plan, Socket, a_code, a_status, eventually, start, start_with};
 
@@ -404,5 +405,28 @@ async fn a_page_that_reads_nothing_is_dropped_and_harms_nobody() {
             .is_ok()
     );
     drop(deaf);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_handshakes_answer_carries_the_headers_of_every_other() {
+    let app = start().await;
+    let url = format!("ws://{}/ws", app.address);
+    let mut request = url.into_client_request().expect("a request");
+    let (name, key) = app.bearer();
+    request
+        .headers_mut()
+        .insert(name, key.parse().expect("a header"));
+    let (_socket, answer) = tokio_tungstenite::connect_async(request).await.expect("in");
+    assert_eq!(answer.status(), 101);
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cache-control", "no-store"),
+    ] {
+        assert_eq!(answer.headers()[name], value, "{name}");
+    }
+    let policy = answer.headers()["content-security-policy"].to_str();
+    assert!(policy.expect("text").starts_with("default-src 'none'"));
     app.stop().await;
 }
