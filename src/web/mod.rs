@@ -11,6 +11,7 @@ mod conns;
 mod edge;
 mod guard;
 mod login;
+mod pages;
 mod peer;
 mod port;
 mod problem;
@@ -33,6 +34,7 @@ use http::Method;
 use crate::access::Access;
 use crate::phone::Country;
 use crate::words::Lang;
+use pages::Pages;
 use throttle::Throttle;
 
 pub use guard::own_names;
@@ -177,6 +179,8 @@ pub struct Limits {
     pub idle: usize,
     /// Connections in all, busy ones included.
     pub connections: usize,
+    /// WebSockets of one client; people have a few tabs, and behind one address there may be a whole salon.
+    pub sockets_per_client: usize,
     /// How long a new connection may idle before it counts against its address.
     pub young: Duration,
     /// Messages a WebSocket may send at once; it earns a quarter of them back each second.
@@ -195,6 +199,7 @@ impl Default for Limits {
             idle_per_address_at_once: 160,
             idle: 224,
             connections: 512,
+            sockets_per_client: 64,
             young: Duration::from_secs(1),
             messages: 20,
         }
@@ -246,6 +251,7 @@ pub struct Web {
     settings: WebSettings,
     counts: Arc<Counts>,
     throttle: Throttle,
+    pages: Arc<Pages>,
 }
 
 impl Web {
@@ -263,6 +269,7 @@ impl Web {
             settings,
             counts,
             throttle: Throttle::default(),
+            pages: Arc::default(),
         }
     }
 }

@@ -409,6 +409,34 @@ async fn a_page_that_reads_nothing_is_dropped_and_harms_nobody() {
 }
 
 #[tokio::test]
+async fn a_client_with_too_many_sockets_loses_its_oldest_and_nobody_else_loses_any() {
+    let app = start_with(|settings| {
+        settings.limits.sockets_per_client = 2;
+        settings.trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
+    })
+    .await;
+    let from = |client: &str| [app.bearer(), ("X-Forwarded-For", client.to_owned())];
+    let mut owner = app.try_socket("", &from("192.0.2.7")).await.expect("in");
+    let mut greedy = Vec::new();
+    for _ in 0..5 {
+        let mut socket = app.try_socket("", &from("192.0.2.66")).await.expect("in");
+        // One after another, so that it is certain which are the oldest.
+        socket.next().await;
+        greedy.push(socket);
+    }
+    for socket in &mut greedy[..3] {
+        assert_eq!(socket.closed().await, 1008);
+    }
+    eventually("the others stay", || app.counts.websockets() == 3).await;
+    for socket in greedy[3..].iter_mut().chain([&mut owner]) {
+        socket.send(json!({"event": "nothing"})).await;
+        let refusal = socket.next_of("pairing-code-error").await;
+        assert_eq!(refusal["data"]["code"], "BAD_MESSAGE");
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn the_handshakes_answer_carries_the_headers_of_every_other() {
     let app = start().await;
     let url = format!("ws://{}/ws", app.address);
