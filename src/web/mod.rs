@@ -14,6 +14,8 @@ mod login;
 mod pages;
 mod peer;
 mod port;
+#[doc(hidden)]
+pub mod probe;
 mod problem;
 mod qr;
 mod serve;
