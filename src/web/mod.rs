@@ -8,6 +8,8 @@ mod api;
 mod assets;
 mod body;
 mod conns;
+#[cfg(test)]
+mod echo;
 mod edge;
 mod guard;
 mod login;
