@@ -2,7 +2,7 @@
 //! A bad value names where it came from and how to mend it; nothing is guessed.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -362,7 +362,16 @@ impl Values {
         let mend = "write wss://…, or ws:// with an address of this machine";
         let bad = || found.bad("whatsapp.url", mend);
         let url: http::Uri = found.text().parse().map_err(|_| bad())?;
-        let host = url.host().ok_or_else(bad)?;
+        let host = url.host().filter(|host| is_host(host)).ok_or_else(bad)?;
+        // Nothing before the host, and behind it a port that there is.
+        match url
+            .authority()
+            .and_then(|all| all.as_str().strip_prefix(host))
+        {
+            Some("") => {}
+            Some(_) if url.port_u16().is_some() => {}
+            _ => return Err(bad()),
+        }
         let loopback = host == "localhost"
             || host
                 .trim_matches(['[', ']'])
@@ -374,6 +383,19 @@ impl Values {
             _ => Err(bad()),
         }
     }
+}
+
+/// A name or an address. No name ends in a number, so what does is an address or nothing.
+fn is_host(host: &str) -> bool {
+    if let Some(v6) = host.strip_prefix('[') {
+        return v6
+            .strip_suffix(']')
+            .is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok());
+    }
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let last = host.trim_end_matches('.').rsplit('.').next();
+    let number = last.is_some_and(|last| last.starts_with(|sign: char| sign.is_ascii_digit()));
+    host.bytes().all(plain) && (!number || host.parse::<Ipv4Addr>().is_ok())
 }
 
 /// `web.plain_http` → `HAIRPIN_WEB_PLAIN_HTTP`.
@@ -635,6 +657,13 @@ mod tests {
                 "[whatsapp]\nurl = \"https://example.org\"\n",
                 "write wss://",
             ),
+            (
+                "whatsapp.url = \"wss://example.org:99999/\"\n",
+                "write wss://",
+            ),
+            ("whatsapp.url = \"wss://ex:am$ple.org/\"\n", "write wss://"),
+            ("whatsapp.url = \"wss://a@example.org/\"\n", "write wss://"),
+            ("whatsapp.url = \"ws://127.0.0.1.5/\"\n", "write wss://"),
             ("listen = [\"a\"]\n", "one value"),
             ("listen = \n", "this is no TOML"),
             ("language = \"xx\"\n", "write auto, ru or en"),

@@ -144,12 +144,7 @@ impl Phone {
         if !digits.bytes().all(|digit| digit.is_ascii_digit()) {
             return Err(PhoneError::Letters);
         }
-        if digits.len() < 7 {
-            return Err(PhoneError::TooShort);
-        }
-        if digits.len() > 15 {
-            return Err(PhoneError::TooLong);
-        }
+        fits_e164(digits)?;
         Ok(plan(&format!("+{digits}"), None).unwrap_or_else(|_| Self {
             digits: Zeroizing::new(digits.to_owned()),
             country: None,
@@ -223,6 +218,15 @@ impl fmt::Debug for Phone {
 impl fmt::Display for Phone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.masked())
+    }
+}
+
+/// What WhatsApp can write of a number, and what is read again from the store.
+fn fits_e164(digits: &str) -> Result<(), PhoneError> {
+    match digits.len() {
+        ..7 => Err(PhoneError::TooShort),
+        7..=15 => Ok(()),
+        16.. => Err(PhoneError::TooLong),
     }
 }
 
@@ -346,8 +350,11 @@ fn plan(text: &str, country: Option<Country>) -> Result<Phone, PhoneError> {
     })?;
     if let Some(number) = valid_form(&number) {
         let digits = number.format_as(PhoneNumberFormat::E164);
+        let digits = Zeroizing::new(digits.trim_start_matches('+').to_owned());
+        // The plan of a country may go beyond what a number may have in the world.
+        fits_e164(&digits)?;
         return Ok(Phone {
-            digits: Zeroizing::new(digits.trim_start_matches('+').to_owned()),
+            digits,
             country: number.get_region_code().map(Country),
             kind: kind(number.get_type()),
         });
@@ -428,6 +435,14 @@ mod tests {
 
     fn ru(text: &str) -> Result<Phone, PhoneError> {
         Phone::parse(text, Country::parse("RU").expect("RU has telephones"))
+    }
+
+    /// The German plan knows numbers of sixteen digits. One was accepted, and could not be read again.
+    #[test]
+    fn a_number_longer_than_any_in_the_world_is_too_long_whatever_its_country_says() {
+        for text in ["+49 652 4291 9563342", "4965242919563342"] {
+            assert_eq!(ru(text).err(), Some(PhoneError::TooLong), "{text}");
+        }
     }
 
     #[test]

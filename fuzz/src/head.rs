@@ -1,6 +1,6 @@
 //! Heads of requests: the first line chooses who asks (`proxy` is trusted) and for what, each further one is a header.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use hairpin::phone::Country;

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::OnceLock;
-use std::task::{Context, Poll, Waker};
 
 use hairpin::store::{OpenError, Options, Store, StoreError};
 use redb::{ReadableTable, TableDefinition, TableHandle};
+use tokio::runtime::{Builder, Runtime};
 
 const STORE: &[u8] = include_bytes!("../../tests/layouts/1/hairpin.redb");
 const KEYS: &[u8] = include_bytes!("../../tests/layouts/1/hairpin.keys");
@@ -257,12 +256,7 @@ fn with_rows(folder: &Path, store: &[u8], changes: &[(u8, [u8; 4])]) -> Option<V
 
 /// Waits for what another thread does.
 fn wait<T>(work: impl Future<Output = T>) -> T {
-    let mut work = pin!(work);
-    let mut context = Context::from_waker(Waker::noop());
-    loop {
-        match work.as_mut().poll(&mut context) {
-            Poll::Ready(done) => return done,
-            Poll::Pending => std::thread::yield_now(),
-        }
-    }
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    let built = || Builder::new_current_thread().build().expect("a runtime");
+    RUNTIME.get_or_init(built).block_on(work)
 }
