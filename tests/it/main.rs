@@ -19,6 +19,7 @@ mod monitoring;
 mod pairing;
 mod power_cut;
 mod process;
+mod pulse;
 mod rig;
 mod store_calls;
 mod store_commits;
