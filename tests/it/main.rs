@@ -16,6 +16,7 @@ mod layouts;
 mod logged_disk;
 mod logins;
 mod monitoring;
+mod packaged;
 mod pairing;
 mod power_cut;
 mod process;
