@@ -12,6 +12,7 @@ mod endurance;
 mod ghost;
 mod history;
 mod hostile;
+mod install;
 mod layouts;
 mod logged_disk;
 mod logins;
