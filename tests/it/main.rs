@@ -8,6 +8,7 @@ mod by_hand;
 mod control;
 mod control_link;
 mod crowd;
+mod documents;
 mod endurance;
 mod ghost;
 mod history;
