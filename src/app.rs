@@ -80,9 +80,10 @@ pub fn serve(settings: Settings, open_key: bool) -> Result<(), ExitError> {
             _ = tokio::signal::ctrl_c() => {}
             _ = terminate.recv() => {}
         }
-        systemd::stopping();
-        // From here on the time to stop in counts, not the watchdog's.
+        // From here on the time to stop in counts, not the watchdog's. Awaited: its end is that it was cut short.
         pulse.abort();
+        let _ = pulse.await;
+        systemd::stopping();
         appliance.stop().await;
         Ok(())
     });

@@ -71,7 +71,7 @@ async fn the_watchdog_is_fed_while_the_program_turns_and_not_while_it_is_stopped
 
 /// Asks until the answer is the wanted one.
 async fn told(pulse: &mut hairpin::app::Pulse, wanted: &[&str]) {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + PATIENCE / 4;
     loop {
         let still = pulse.beat().await;
         if still == wanted {
