@@ -85,7 +85,6 @@ async fn told(pulse: &mut hairpin::app::Pulse, wanted: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_never_answers_is_told_as_the_store_and_the_session_that_stand_still() {
     let mut rig = Rig::new().await;
-    assert_eq!(rig.put_session("second").await, 201);
     rig.stop().await;
     let gate = Gate::default();
     rig.start_on(Arc::new(Held {
@@ -93,6 +92,8 @@ async fn a_disk_that_never_answers_is_told_as_the_store_and_the_session_that_sta
         gate: gate.clone(),
     }))
     .await;
+    // Committed behind whatever the start has left to the writer.
+    assert_eq!(rig.put_session("second").await, 201);
     let appliance = rig.appliance.as_ref().expect("running");
     let mut pulse = appliance.pulse().with_patience(Duration::from_millis(500));
     for _ in 0..20 {
