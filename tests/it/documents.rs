@@ -20,6 +20,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ),
     ("tests/run", "the gate itself"),
     (
+        "HAIRPIN_SHIPPED=target/release/hairpin HAIRPIN_DEB=hairpin_0.1.0_amd64.deb cargo bench --bench footprint",
+        "by hand: a figure, no promise",
+    ),
+    (
         "cargo test --workspace --test it -- --ignored --nocapture --test-threads=1 power_cut::",
         "tests/run --long",
     ),
@@ -57,26 +61,29 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "curl --silent --show-error --output /dev/null --write-out '%{http_code}\\n' https://web.whatsapp.com/",
         "leaves the machine",
     ),
-    ("sudo systemctl daemon-reload", "systemd's own"),
     (
-        "sudo mkdir -p /etc/credstore.encrypted /etc/systemd/system/hairpin.service.d",
+        "sudo mkdir -p -m 700 /etc/credstore.encrypted",
         "packaging/test-install",
     ),
     (
-        "sudo sh -c 'head -c 32 /dev/urandom | systemd-creds encrypt --name=hairpin-key - /etc/credstore.encrypted/hairpin-key'",
+        "systemd-ask-password -n 'Passphrase:' | sudo systemd-creds encrypt --name=hairpin-backup-passphrase - /etc/credstore.encrypted/hairpin-backup-passphrase",
+        "packaging/test-install, but for the question",
+    ),
+    (
+        "sudo systemctl start hairpin-backup.service",
         "packaging/test-install",
     ),
     (
-        "printf '[Service]\\nLoadCredentialEncrypted=hairpin-key\\n' | sudo tee /etc/systemd/system/hairpin.service.d/credential.conf",
+        "head -c 32 /dev/urandom | sudo systemd-creds encrypt --name=hairpin-key - /etc/credstore.encrypted/hairpin-key",
         "packaging/test-install",
     ),
     (
-        "sudo sh -c 'systemd-creds decrypt --name=hairpin-key /etc/credstore.encrypted/hairpin-key - | systemd-creds encrypt --name=hairpin-key-old - /etc/credstore.encrypted/hairpin-key-old'",
+        "sudo systemd-creds decrypt --name=hairpin-key /etc/credstore.encrypted/hairpin-key - | sudo systemd-creds encrypt --name=hairpin-key-old - /etc/credstore.encrypted/hairpin-key-old",
         "systemd's own; what the program makes of the two is in backup_cli",
     ),
     (
-        "printf '[Service]\\nLoadCredentialEncrypted=hairpin-key\\nLoadCredentialEncrypted=hairpin-key-old\\n' | sudo tee /etc/systemd/system/hairpin.service.d/credential.conf",
-        "the same",
+        "sudo rm /etc/credstore.encrypted/hairpin-key-old",
+        "takes away what the line before made",
     ),
 ];
 
