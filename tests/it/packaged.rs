@@ -130,6 +130,29 @@ fn the_man_page_has_every_command_every_option_and_every_exit_code() {
 }
 
 #[test]
+fn bash_completes_commands_and_options() {
+    let script = packaging().join("completions/hairpin.bash");
+    for (typed, wanted) in [("st", "status start-over"), ("serve --li", "--listen")] {
+        let words: Vec<&str> = typed.split(' ').collect();
+        let line = format!(
+            "source '{}'; COMP_WORDS=(hairpin {typed}); COMP_CWORD={}; _hairpin hairpin {} x; echo \"${{COMPREPLY[*]}}\"",
+            script.display(),
+            words.len(),
+            words.last().expect("a word")
+        );
+        let bash = Command::new("bash")
+            .args(["--norc", "-c", &line])
+            .output()
+            .expect("bash");
+        assert_eq!(
+            String::from_utf8_lossy(&bash.stdout).trim(),
+            wanted,
+            "{bash:?}"
+        );
+    }
+}
+
+#[test]
 fn the_settings_page_and_file_have_every_key() {
     let page = std::fs::read_to_string(packaging().join("man/hairpin.toml.5")).expect("a page");
     let file = std::fs::read_to_string(packaging().join("hairpin.toml")).expect("a file");
