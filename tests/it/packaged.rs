@@ -74,7 +74,7 @@ fn the_man_pages_are_whole_and_without_a_warning() {
         let path = packaging().join("man").join(page);
         let shown = Command::new("man")
             .args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8"])
-            .arg(&path)
+            .arg(path)
             .env("LC_ALL", "C.UTF-8")
             .env("MANROFFSEQ", "")
             .env("MANWIDTH", "100")
