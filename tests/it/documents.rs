@@ -137,6 +137,10 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+fn is_markdown(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|kind| kind == "md")
+}
+
 fn read(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).expect(name)
 }
@@ -341,7 +345,7 @@ fn every_command_named_in_a_sentence_is_one_that_the_program_knows() {
             .split('`')
             .skip(1)
             .step_by(2)
-            .filter(|_| name.ends_with(".md"));
+            .filter(|_| is_markdown(&name));
         for piece in pieces.filter(|piece| !piece.contains('\n')) {
             let piece = piece.trim_start_matches("sudo ");
             if !piece.starts_with("hairpin ") || piece.contains('…') {

@@ -7,7 +7,7 @@ use hairpin::session::State;
 use hairpin::words::{Lang, message};
 use serde_json::Value;
 
-use super::{documents, read};
+use super::{documents, is_markdown, read};
 
 const CHAPTER: &str = "docs/TROUBLESHOOTING.md";
 
@@ -132,7 +132,7 @@ fn what_the_documents_quote_is_what_people_see() {
     let told = told();
     let spoken = SPOKEN.map(read).concat();
     let mut seen = 0;
-    for name in documents().iter().filter(|name| name.ends_with(".md")) {
+    for name in documents().iter().filter(|name| is_markdown(name)) {
         let text = flat(&read(name));
         for quote in text.split('“').skip(1) {
             let quote = quote.split('”').next().expect("closed");
@@ -218,7 +218,7 @@ fn anchor(heading: &str) -> String {
 #[test]
 fn every_link_between_the_documents_leads_somewhere() {
     let mut seen = 0;
-    for name in documents().iter().filter(|name| name.ends_with(".md")) {
+    for name in documents().iter().filter(|name| is_markdown(name)) {
         let text = read(name);
         for link in text.split("](").skip(1) {
             let link = link.split(')').next().expect("closed");
