@@ -12,71 +12,115 @@ use hairpin::config::{Settings, Sources};
 
 pub use machine::Machine;
 
+/// Where the package is installed for real.
+const INSTALL: &str = "packaging/tests/install";
+
+/// Why a line is not run here.
+enum Elsewhere {
+    /// A file runs it, and has these words.
+    Runs(&'static str, &'static str),
+    /// Nobody runs it, and why that is right.
+    Nobody(&'static str),
+}
+
+use Elsewhere::{Nobody, Runs};
+
 /// Lines that are not run here: what the system does, and what has a test of its own.
-const ELSEWHERE: &[(&str, &str)] = &[
+const ELSEWHERE: &[(&str, Elsewhere)] = &[
     (
         "cargo run --release --example demo",
-        "the gate builds it; it waits for a person",
+        Nobody("the gate builds it; it waits for a person"),
     ),
-    ("tests/run", "the gate itself"),
+    ("tests/run", Nobody("the gate itself")),
+    (
+        "HAIRPIN_SHIPPED=target/release/hairpin HAIRPIN_DEB=hairpin_0.1.0_amd64.deb cargo bench --bench footprint",
+        Nobody("by hand: a figure, no promise"),
+    ),
     (
         "cargo test --workspace --test it -- --ignored --nocapture --test-threads=1 power_cut::",
-        "tests/run --long",
+        Runs(
+            "tests/run",
+            "--ignored --nocapture --test-threads=1 power_cut::",
+        ),
     ),
     (
         "sudo apt install ./hairpin_0.1.0_amd64.deb",
-        "packaging/test-install",
+        Runs(
+            INSTALL,
+            "apt-get install -y --no-install-recommends /root/hairpin.deb",
+        ),
     ),
-    ("sudo apt remove hairpin", "packaging/test-install"),
-    ("sudo apt purge hairpin", "packaging/test-install"),
-    ("dpkg --verify hairpin", "packaging/test-install"),
-    ("systemctl status hairpin --no-pager", "only looks"),
+    (
+        "sudo apt remove hairpin",
+        Runs(INSTALL, "apt-get remove -y hairpin"),
+    ),
+    (
+        "sudo apt purge hairpin",
+        Runs(INSTALL, "apt-get purge -y hairpin"),
+    ),
+    (
+        "dpkg --verify hairpin",
+        Runs(INSTALL, "dpkg --verify hairpin"),
+    ),
+    ("systemctl status hairpin --no-pager", Nobody("only looks")),
+    (
+        "sudo systemctl start hairpin-backup.service",
+        Runs(INSTALL, "systemctl start hairpin-backup.service"),
+    ),
     (
         "sudo systemctl enable --now hairpin-backup.timer",
-        "packaging/test-install",
+        Runs(INSTALL, "systemctl enable --now hairpin-backup.timer"),
     ),
     (
         "systemctl list-timers hairpin-backup.timer --no-pager",
-        "only looks",
+        Nobody("only looks"),
     ),
-    ("journalctl -u hairpin -b --no-pager", "only looks"),
+    ("journalctl -u hairpin -b --no-pager", Nobody("only looks")),
     (
         "journalctl -u hairpin -b --no-pager --lines=20",
-        "only looks",
+        Nobody("only looks"),
     ),
     (
         "journalctl -u hairpin --since today --no-pager",
-        "only looks",
+        Nobody("only looks"),
     ),
-    ("sudo journalctl --vacuum-size=100M", "systemd's own"),
-    ("timedatectl", "only looks"),
-    ("ss --listening --tcp --numeric", "only looks"),
-    ("sudo ufw allow 7247/tcp", "the firewall's own"),
-    ("sudo tailscale serve --bg 7247", "Tailscale's own"),
+    (
+        "sudo journalctl --vacuum-size=100M",
+        Nobody("systemd's own"),
+    ),
+    ("timedatectl", Nobody("only looks")),
+    ("ss --listening --tcp --numeric", Nobody("only looks")),
+    ("sudo ufw allow 7247/tcp", Nobody("the firewall's own")),
+    ("sudo tailscale serve --bg 7247", Nobody("Tailscale's own")),
     (
         "curl --silent --show-error --output /dev/null --write-out '%{http_code}\\n' https://web.whatsapp.com/",
-        "leaves the machine",
-    ),
-    ("sudo systemctl daemon-reload", "systemd's own"),
-    (
-        "sudo mkdir -p /etc/credstore.encrypted /etc/systemd/system/hairpin.service.d",
-        "packaging/test-install",
+        Nobody("leaves the machine"),
     ),
     (
-        "sudo sh -c 'head -c 32 /dev/urandom | systemd-creds encrypt --name=hairpin-key - /etc/credstore.encrypted/hairpin-key'",
-        "packaging/test-install",
+        "sudo mkdir -p -m 700 /etc/credstore.encrypted",
+        Runs(INSTALL, "mkdir -p -m 700 /etc/credstore.encrypted"),
     ),
     (
-        "printf '[Service]\\nLoadCredentialEncrypted=hairpin-key\\n' | sudo tee /etc/systemd/system/hairpin.service.d/credential.conf",
-        "packaging/test-install",
+        "systemd-ask-password -n 'Passphrase:' | sudo systemd-creds encrypt --name=hairpin-backup-passphrase - /etc/credstore.encrypted/hairpin-backup-passphrase",
+        Runs(
+            INSTALL,
+            "--name=hairpin-backup-passphrase - /etc/credstore.encrypted/hairpin-backup-passphrase",
+        ),
     ),
     (
-        "sudo sh -c 'systemd-creds decrypt --name=hairpin-key /etc/credstore.encrypted/hairpin-key - | systemd-creds encrypt --name=hairpin-key-old - /etc/credstore.encrypted/hairpin-key-old'",
-        "systemd's own; what the program makes of the two is in backup_cli",
+        "head -c 32 /dev/urandom | sudo systemd-creds encrypt --name=hairpin-key - /etc/credstore.encrypted/hairpin-key",
+        Runs(
+            INSTALL,
+            "--name=hairpin-key - /etc/credstore.encrypted/hairpin-key",
+        ),
     ),
     (
-        "printf '[Service]\\nLoadCredentialEncrypted=hairpin-key\\nLoadCredentialEncrypted=hairpin-key-old\\n' | sudo tee /etc/systemd/system/hairpin.service.d/credential.conf",
-        "the same",
+        "sudo systemd-creds decrypt --name=hairpin-key /etc/credstore.encrypted/hairpin-key - | sudo systemd-creds encrypt --name=hairpin-key-old - /etc/credstore.encrypted/hairpin-key-old",
+        Nobody("systemd's own; what the program makes of the two is in backup_cli"),
+    ),
+    (
+        "sudo rm /etc/credstore.encrypted/hairpin-key-old",
+        Nobody("takes away what the line before made"),
     ),
 ];
 
@@ -91,6 +135,10 @@ const RUN_HERE: [&str; 5] = [
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn is_markdown(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|kind| kind == "md")
 }
 
 fn read(name: &str) -> String {
@@ -262,6 +310,18 @@ fn no_document_holds_a_command_that_nobody_runs() {
 }
 
 #[test]
+fn what_is_run_elsewhere_is_run_there() {
+    for (line, how) in ELSEWHERE {
+        match how {
+            // (The package's own tests come with the package.)
+            Runs(file, _) if !root().join(file).exists() => assert_eq!(*file, INSTALL),
+            Runs(file, words) => assert!(read(file).contains(words), "{file}: {line}"),
+            Nobody(why) => assert!(!why.is_empty(), "{line}"),
+        }
+    }
+}
+
+#[test]
 fn every_command_of_the_program_is_shown_in_a_document() {
     let shown: Vec<String> = RUN_HERE.iter().flat_map(|name| commands(name)).collect();
     for sub in cli::command().get_subcommands() {
@@ -285,7 +345,7 @@ fn every_command_named_in_a_sentence_is_one_that_the_program_knows() {
             .split('`')
             .skip(1)
             .step_by(2)
-            .filter(|_| name.ends_with(".md"));
+            .filter(|_| is_markdown(&name));
         for piece in pieces.filter(|piece| !piece.contains('\n')) {
             let piece = piece.trim_start_matches("sudo ");
             if !piece.starts_with("hairpin ") || piece.contains('…') {

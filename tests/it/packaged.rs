@@ -74,7 +74,7 @@ fn the_man_pages_are_whole_and_without_a_warning() {
         let path = packaging().join("man").join(page);
         let shown = Command::new("man")
             .args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8"])
-            .arg(&path)
+            .arg(path)
             .env("LC_ALL", "C.UTF-8")
             .env("MANROFFSEQ", "")
             .env("MANWIDTH", "100")
@@ -126,6 +126,29 @@ fn the_man_page_has_every_command_every_option_and_every_exit_code() {
     let (_, exits) = page.split_once(".SH \"EXIT STATUS\"").expect("a section");
     for code in 0..=5 {
         assert!(exits.contains(&format!("\n.B {code}\n")), "{code}");
+    }
+}
+
+#[test]
+fn bash_completes_commands_and_options() {
+    let script = packaging().join("completions/hairpin.bash");
+    for (typed, wanted) in [("st", "status start-over"), ("serve --li", "--listen")] {
+        let words: Vec<&str> = typed.split(' ').collect();
+        let line = format!(
+            "source '{}'; COMP_WORDS=(hairpin {typed}); COMP_CWORD={}; _hairpin hairpin {} x; echo \"${{COMPREPLY[*]}}\"",
+            script.display(),
+            words.len(),
+            words.last().expect("a word")
+        );
+        let bash = Command::new("bash")
+            .args(["--norc", "-c", &line])
+            .output()
+            .expect("bash");
+        assert_eq!(
+            String::from_utf8_lossy(&bash.stdout).trim(),
+            wanted,
+            "{bash:?}"
+        );
     }
 }
 

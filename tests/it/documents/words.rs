@@ -7,7 +7,7 @@ use hairpin::session::State;
 use hairpin::words::{Lang, message};
 use serde_json::Value;
 
-use super::{documents, read};
+use super::{documents, is_markdown, read};
 
 const CHAPTER: &str = "docs/TROUBLESHOOTING.md";
 
@@ -27,9 +27,10 @@ fn flat(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Every text of the page, by its name.
-fn page() -> BTreeMap<String, Vec<String>> {
-    let all: Value = serde_json::from_str(&read("static/i18n/en.json")).expect("JSON");
+/// Every text of the page in a language, by its name.
+fn page(lang: Lang) -> BTreeMap<String, Vec<String>> {
+    let file = format!("static/i18n/{}.json", lang.tag());
+    let all: Value = serde_json::from_str(&read(&file)).expect("JSON");
     let texts = |value: &Value| -> Vec<String> {
         match value {
             Value::String(text) => vec![text.clone()],
@@ -58,6 +59,7 @@ fn told() -> Vec<&'static str> {
     let mut told = Vec::new();
     for code in Code::ALL {
         told.push(message(code, None, Lang::En));
+        told.push(message(code, None, Lang::Ru));
         for reason in source.split('"').skip(1).step_by(2) {
             told.push(message(code, Some(reason), Lang::En));
         }
@@ -85,7 +87,7 @@ fn every_state_has_its_entry_and_the_words_of_the_page() {
     let rows = table(&chapter, "## Every state\n");
     let names: Vec<&str> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
     assert_eq!(names, State::ALL.map(State::as_str));
-    let page = page();
+    let (en, ru) = (page(Lang::En), page(Lang::Ru));
     for (state, row) in State::ALL.into_iter().zip(&rows) {
         let name = match state {
             State::Unlinked => "unlinked.h".to_owned(),
@@ -95,12 +97,9 @@ fn every_state_has_its_entry_and_the_words_of_the_page() {
             State::Connected => "linked.h".to_owned(),
             other => format!("x.{}", other.as_str()),
         };
-        assert_eq!(
-            row[1],
-            format!("“{}”", page[&name][0]),
-            "{}",
-            state.as_str()
-        );
+        for (cell, page) in row[1..].iter().zip([&en, &ru]) {
+            assert_eq!(*cell, format!("“{}”", page[&name][0]));
+        }
     }
 }
 
@@ -111,7 +110,9 @@ fn every_error_code_has_its_entry_and_what_people_read() {
     let names: Vec<&str> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
     assert_eq!(names, Code::ALL.map(Code::as_str));
     for (code, row) in Code::ALL.into_iter().zip(&rows) {
-        assert_eq!(row[1], format!("“{}”", message(code, None, Lang::En)));
+        for (cell, lang) in row[1..].iter().zip([Lang::En, Lang::Ru]) {
+            assert_eq!(*cell, format!("“{}”", message(code, None, lang)));
+        }
     }
     // Not in the table alone: the entries name them too.
     let (entries, _) = chapter.split_once("## Every state\n").expect("tables last");
@@ -122,24 +123,30 @@ fn every_error_code_has_its_entry_and_what_people_read() {
 }
 
 #[test]
-fn what_the_chapter_on_trouble_quotes_is_what_people_see() {
-    let chapter = flat(&read(CHAPTER));
-    let page: Vec<String> = page().into_values().flatten().collect();
+fn what_the_documents_quote_is_what_people_see() {
+    let page: Vec<String> = [Lang::En, Lang::Ru]
+        .into_iter()
+        .flat_map(page)
+        .flat_map(|(_, texts)| texts)
+        .collect();
     let told = told();
     let spoken = SPOKEN.map(read).concat();
     let mut seen = 0;
-    for quote in chapter.split('“').skip(1) {
-        let quote = quote.split('”').next().expect("closed");
-        if quote == "curly quotes" {
-            continue;
+    for name in documents().iter().filter(|name| is_markdown(name)) {
+        let text = flat(&read(name));
+        for quote in text.split('“').skip(1) {
+            let quote = quote.split('”').next().expect("closed");
+            if quote == "curly quotes" {
+                continue;
+            }
+            seen += 1;
+            assert!(
+                page.iter().any(|text| text.contains(quote))
+                    || told.iter().any(|text| text.contains(quote))
+                    || spoken.contains(quote),
+                "{name}: nobody sees “{quote}”"
+            );
         }
-        seen += 1;
-        assert!(
-            page.iter().any(|text| text.contains(quote))
-                || told.iter().any(|text| text.contains(quote))
-                || spoken.contains(quote),
-            "nobody sees “{quote}”"
-        );
     }
     assert!(seen > 80, "{seen}");
 }
@@ -211,7 +218,7 @@ fn anchor(heading: &str) -> String {
 #[test]
 fn every_link_between_the_documents_leads_somewhere() {
     let mut seen = 0;
-    for name in documents().iter().filter(|name| name.ends_with(".md")) {
+    for name in documents().iter().filter(|name| is_markdown(name)) {
         let text = read(name);
         for link in text.split("](").skip(1) {
             let link = link.split(')').next().expect("closed");

@@ -46,10 +46,11 @@ pub fn file() -> String {
 
 /// The file with every setting in force. Prose has a blank after its mark, a setting has none.
 pub fn uncommented(file: &str) -> String {
-    file.lines()
-        .map(|line| match line.strip_prefix('#') {
-            Some(setting) if !setting.starts_with(' ') => format!("{setting}\n"),
-            _ => format!("{line}\n"),
-        })
-        .collect()
+    let mut text = String::new();
+    for line in file.lines() {
+        let setting = line.strip_prefix('#').filter(|rest| !rest.starts_with(' '));
+        text.push_str(setting.unwrap_or(line));
+        text.push('\n');
+    }
+    text
 }
