@@ -37,6 +37,8 @@ export async function judge() {
 	if (wish.number !== phone.value || wish.country !== country.value) return;
 	if (status === 200) {
 		const home = data.country || wish.country;
+		// Written as its country does, unless that would move the caret away.
+		if (phone.selectionStart === wish.number.length) wish.number = phone.value = grouped;
 		reading = { ...wish, grouped };
 		verdict('good', `${flag(home)} ${grouped}${home === wish.country ? '' : ` · ${countryName(home)}`}`);
 	} else if (data.reason === 'too_short' && document.activeElement === phone && app.typed?.number !== wish.number) {

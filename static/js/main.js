@@ -1,6 +1,6 @@
 // Ties the page together: login, the socket's messages, what each button asks for.
 import { app, changed, forget, left, now, onChange } from './state.js';
-import { all, at, keep, kept, on, put } from './dom.js';
+import { all, at, keep, kept, on, put, show } from './dom.js';
 import { call, connect, disconnect, redial, send } from './server.js';
 import { house } from './house.js';
 import { firstLanguage, lang, speak, t } from './i18n.js';
@@ -16,8 +16,8 @@ let fresh; // a new connection, still without its first status
 
 const listener = {
 	open() {
+		if (app.lostAt) app.error = null;
 		app.lostAt = 0;
-		app.error = null;
 		fresh = true;
 		changed();
 	},
@@ -129,7 +129,9 @@ on('other-number', () => {
 on('link-other', toForm);
 on('trouble-other', toForm);
 on('back', () => {
-	app.wantForm = false;
+	// Whoever goes back wants the old link kept.
+	if (app.pending) tell('cancel-pairing');
+	app.wantForm = app.pending = false;
 	app.error = null;
 	changed();
 });
@@ -233,20 +235,28 @@ on('language', async () => {
 	}
 }, 'change');
 for (const radio of all('[name=os]')) {
-	radio.checked = radio.value === (kept('os') || 'android');
+	radio.checked = radio.value === (kept('os') || (/iP(hone|ad)/.test(navigator.userAgent) ? 'iphone' : 'android'));
 	radio.onchange = () => {
 		keep('os', radio.value);
 		steps();
 	};
 }
 
-const look = () => document.hidden || glance();
 const wake = () => {
 	redial();
 	glance();
 };
-setInterval(look, 20_000);
-document.addEventListener('visibilitychange', look);
+setInterval(() => document.hidden || glance(), 20_000);
+
+// Out of sight a browser may freeze the page and its socket: whoever comes back sees the present truth.
+let hiddenAt = 0;
+document.addEventListener('visibilitychange', () => {
+	if (document.hidden) hiddenAt = Date.now();
+	else if (Date.now() - hiddenAt > 5000) wake();
+	else glance();
+});
+addEventListener('pageshow', ({ persisted }) => persisted && wake());
+addEventListener('online', wake);
 
 // The clocks drift apart when the machine slept: ask again for what is live.
 let drift = Date.now() - now();
@@ -261,6 +271,7 @@ const key = /^#key=(.+)/.exec(location.hash)?.[1];
 if (location.hash) history.replaceState(null, '', location.pathname + location.search);
 while (!await speak(firstLanguage())) await new Promise((again) => setTimeout(again, 1000));
 at('language').value = lang;
+show('language', true);
 onChange(paint);
 words();
 paint();
