@@ -45,19 +45,27 @@ const messages = {
 		// What is still live follows.
 		if (fresh) app.code = app.qr = null;
 		fresh = false;
-		app.status = status;
 		const { state } = status;
+		const news = state !== app.status?.state;
+		app.status = status;
 		const idle = state === 'UNLINKED';
 		if (idle) app.code = null;
 		if (state === 'CONNECTING') app.ended = null;
 		if (idle || state === 'LINKING' || (app.pending && state !== 'CONNECTED')) app.wantForm = false;
-		if (!idle && state !== 'CONNECTING') app.pending = false;
-		if (state === 'LINKING' || state === 'CONNECTED') app.code = app.qr = app.ended = app.error = null;
+		// A link that is to be replaced may come and go until its turn.
+		if (!/^UNL|CONN/.test(state)) app.pending = false;
+		if (state !== 'CONNECTING') app.stopping = false;
+		if (state === 'LINKING' || state === 'CONNECTED') {
+			app.code = app.qr = app.ended = null;
+			if (news) app.error = null;
+		}
 		if (state === 'CONNECTED' && !app.wantForm) clearField();
 		app.sessions = app.sessions.map((one) => (one.session === status.session ? status : one));
 		draw();
 	},
 	'pairing-code'({ code, phoneNumber, expiresIn, expiresAt, replaced }) {
+		// The phone has it already.
+		if (app.status?.state === 'LINKING') return;
 		const total = app.code?.text === code ? Math.max(app.code.total, expiresIn) : expiresIn;
 		app.code = { text: code, phone: phoneNumber, until: now() + expiresIn * 1000, expiresAt, total, replaced };
 		app.ended = app.error = null;
@@ -95,7 +103,7 @@ function tell(event, data) {
 function request(replace = null) {
 	const { number, country } = app.typed;
 	app.swapped = false;
-	app.pending = tell('request-pairing-code', { phoneNumber: number, country, replace });
+	app.pending = tell('request-pairing-code', { phoneNumber: number, country, replace }) && (replace ? 'replace' : 'new');
 }
 
 const waiting = () => app.pending || left(app.hold);
@@ -137,7 +145,10 @@ on('back', () => {
 });
 on('relink', () => askReplace(app.error, 'relink'));
 on('cancel', () => tell('cancel-pairing'));
-on('stop', () => tell('cancel-pairing'));
+on('stop', () => {
+	app.stopping = tell('cancel-pairing') && app.status.state === 'CONNECTING';
+	changed();
+});
 on('copy-code', copyCode);
 on('unlink', async () => {
 	if (await ask(t('unlink.h', app.status), t('unlink.p'), t('unlink'), t('keep'))) tell('unlink');

@@ -57,9 +57,10 @@ const painters = {
 	},
 	connecting(status) {
 		show('busy', true);
-		put('connecting-h', t(status ? 'asking.h' : 'wait'));
-		put('connecting-p', status ? t('asking.p') : '');
-		show('stop', status);
+		const asking = status && !app.stopping;
+		put('connecting-h', t(asking ? 'asking.h' : 'wait'));
+		put('connecting-p', asking ? t('asking.p') : '');
+		show('stop', asking);
 	},
 	code({ phone }) {
 		const { code } = app;

@@ -1,5 +1,10 @@
 //! Another number than the linked one: asked about, told, and never guessed.
 
+use std::time::Duration;
+
+use hairpin_sim::{Fault, Step};
+
+use crate::chrome::Look;
 use crate::desk::Desk;
 use crate::rig::{ANNA, BORIS};
 
@@ -57,6 +62,57 @@ async fn a_live_link_is_replaced_only_after_a_question_that_names_both_numbers()
         .expect("linked");
     desk.face("linked").await;
     assert_eq!(page.text("#linked-phone").await, "79007***321");
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_changes_their_mind_before_the_old_link_is_gone_keeps_it() {
+    let desk = Desk::with(&[("whatsapp.connect_timeout", "300")], Look::default()).await;
+    let page = &desk.page;
+    desk.link(ANNA).await;
+    page.click("#link-other").await;
+    // WhatsApp does not answer yet, and before it does nothing is given up.
+    let slow = Fault::delay(Step::Register, Duration::from_mins(5));
+    desk.rig.sim.fault(slow.standing());
+    desk.ask_for(BORIS).await;
+    page.click("#dialog-yes").await;
+    page.shows("#connecting-h", "Getting the code").await;
+    assert_eq!(desk.rig.status("salon").await["state"], "CONNECTED");
+    page.click("#stop").await;
+    desk.face("unlinked").await;
+    assert_eq!(page.text("#error").await, "", "that was wanted");
+    page.click("#back").await;
+    desk.face("linked").await;
+    assert_eq!(page.text("#linked-phone").await, "79001***567");
+    assert_eq!(desk.rig.sim.phone(ANNA).devices().len(), 1);
+    let journal = desk.rig.audit().await;
+    assert!(
+        journal
+            .iter()
+            .all(|entry| entry["what"] != "mismatch_wiped"),
+        "{journal:?}"
+    );
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_takes_a_live_links_place_can_be_cancelled_too() {
+    let desk = Desk::with(&[("whatsapp.connect_timeout", "300")], Look::default()).await;
+    let page = &desk.page;
+    desk.link(ANNA).await;
+    page.click("#link-other").await;
+    desk.ask_for(BORIS).await;
+    // WhatsApp answers the first question and is slow with the code.
+    let slow = Fault::delay(Step::Hello, Duration::from_mins(5));
+    desk.rig.sim.fault(slow);
+    page.click("#dialog-yes").await;
+    desk.rig.state("salon", "CONNECTING").await;
+    page.shows("#connecting-h", "Getting the code").await;
+    page.click("#stop").await;
+    desk.face("unlinked").await;
+    desk.rig.state("salon", "UNLINKED").await;
+    desk.rig.sim.clear_faults();
+    desk.link(BORIS).await;
     desk.leave().await;
 }
 

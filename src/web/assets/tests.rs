@@ -60,16 +60,28 @@ fn what_only_authors_read_is_left_behind() {
             "// Why.\n\tconst a = 'http://x'; // and\n\n\tb();\n",
             "const a = 'http://x';\nb();",
         ),
-        ("if (a) {\n\tb();\n\tc()\n}\n", "if (a) {b();c()\n}\n"),
+        ("if (a) {\n\tb();\n\tc()\n}\n", "if(a){b();c()}"),
         ("f(1, // one\n\t2);\n", "f(1,2);"),
+        ("a = b ? 'c ? d' : e;\n", "a=b?'c ? d':e;"),
+        ("a = /b, c/;\nd = `e, f`;\n", "a = /b, c/;d = `e, f`;"),
         // What may be part of a text stays, and so does the end of its line.
-        ("a = ' // ';\nb // isn't;\nc\n", "a = ' // ';\nb // isn't;\nc\n"),
+        (
+            "a = ' // ';\nb // isn't;\nc\n",
+            "a = ' // ';\nb // isn't;\nc\n",
+        ),
     ] {
         assert_eq!(slimmed("js/a.js", text), slim);
     }
-    let style = slimmed("a.css", "/* One. */\na{}\n/* Two. */ b{}\n");
-    assert_eq!(style, "a{}\n/* Two. */ b{}\n");
-    assert_eq!(slim::slim("i18n/en.json", b"{\n}"), None);
+    let style = slimmed(
+        "a.css",
+        "/* One. */\na{\n\tb:c d, e;\n}\n/* Two. */ a :f{}\n",
+    );
+    assert_eq!(style, "a{b:c d,e;}/* Two. */ a :f{}");
+    let texts = slimmed("i18n/en.json", "{\n\"a\":\"b, c\",\n\"d\":\"e\"\n}\n");
+    assert_eq!(texts, "{\"a\":\"b, c\",\"d\":\"e\"}\n");
+    let page = slimmed("index.html", "<p>\n\t<b>a</b>\n</p>\n");
+    assert_eq!(page, "<p><b>a</b></p>");
+    assert_eq!(slim::slim("icon.svg", b"<svg>\n</svg>"), None);
 }
 
 #[test]
