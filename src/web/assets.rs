@@ -32,7 +32,7 @@ const PAGE: &str = "/index.html";
 
 /// Where the page finds what the settings say, which languages there are, and what the numbering plan says.
 const HOUSE: &str = "/js/house.js";
-// As the slimmed file has them.
+// As they are in the slimmed file.
 const LANGUAGES: &str = "languages:{}";
 const CALLING: &str = "calling:''";
 const LANGUAGE: &str = "language:''";

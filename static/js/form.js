@@ -14,8 +14,9 @@ let reading = {}; // { number, country, grouped } of the last verdict
 export function fillCountries() {
 	const chosen = country.value || kept('country') || guess();
 	const { compare } = new Intl.Collator(lang);
+	// The name comes first: that is what people type to find it in the list.
 	const rows = [...calling.keys()].map((code) => [countryName(code), code]).sort((a, b) => compare(a[0], b[0]));
-	country.replaceChildren(...rows.map(([name, code]) => new Option(`${flag(code)} ${name} +${calling.get(code)}`, code)));
+	country.replaceChildren(...rows.map(([name, code]) => new Option(`${name} ${flag(code)} +${calling.get(code)}`, code)));
 	country.value = chosen;
 	showCountry();
 }
@@ -38,7 +39,7 @@ export async function judge() {
 	if (status === 200) {
 		const home = data.country || wish.country;
 		// Written as its country does, unless that would move the caret away.
-		if (phone.selectionStart === wish.number.length) wish.number = phone.value = grouped;
+		if (phone.selectionStart === wish.number.length) phone.value = grouped;
 		reading = { ...wish, grouped };
 		verdict('good', `${flag(home)} ${grouped}${home === wish.country ? '' : ` · ${countryName(home)}`}`);
 	} else if (data.reason === 'too_short' && document.activeElement === phone && app.typed?.number !== wish.number) {
@@ -51,7 +52,7 @@ export async function judge() {
 export const typed = () => ({ number: phone.value, country: country.value });
 
 // A number as it was last read; as it was typed, if there was no reading.
-export const asRead = ({ number, country }) => (reading.number === number && reading.country === country ? reading.grouped : number);
+export const asRead = ({ number, country }) => (reading.country === country && [reading.number, reading.grouped].includes(number) ? reading.grouped : number);
 
 export function clearField() {
 	phone.value = '';
