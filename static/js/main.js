@@ -64,8 +64,6 @@ const messages = {
 		draw();
 	},
 	'pairing-code'({ code, phoneNumber, expiresIn, expiresAt, replaced }) {
-		// The phone has it already.
-		if (app.status?.state === 'LINKING') return;
 		const total = app.code?.text === code ? Math.max(app.code.total, expiresIn) : expiresIn;
 		app.code = { text: code, phone: phoneNumber, until: now() + expiresIn * 1000, expiresAt, total, replaced };
 		app.ended = app.error = null;
