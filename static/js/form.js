@@ -9,7 +9,7 @@ const phone = at('phone');
 const country = at('country');
 
 let timer;
-let reading = {}; // { number, country, grouped } of the last verdict
+let readings = {}; // how numbers were read: country and number, to the number as its country writes it
 
 export function fillCountries() {
 	const chosen = country.value || kept('country') || guess();
@@ -40,7 +40,7 @@ export async function judge() {
 		const home = data.country || wish.country;
 		// Written as its country does, unless that would move the caret away.
 		if (phone.selectionStart === wish.number.length) phone.value = grouped;
-		reading = { ...wish, grouped };
+		for (const number of [wish.number, grouped]) readings[wish.country + number] = grouped;
 		verdict('good', `${flag(home)} ${grouped}${home === wish.country ? '' : ` · ${countryName(home)}`}`);
 	} else if (data.reason === 'too_short' && document.activeElement === phone && app.typed?.number !== wish.number) {
 		verdict('', t('reason.unfinished'));
@@ -51,11 +51,12 @@ export async function judge() {
 
 export const typed = () => ({ number: phone.value, country: country.value });
 
-// A number as it was last read; as it was typed, if there was no reading.
-export const asRead = ({ number, country }) => (reading.country === country && [reading.number, reading.grouped].includes(number) ? reading.grouped : number);
+// A number as it was read; as it was typed, if there was no reading.
+export const asRead = ({ number, country }) => readings[country + number] || number;
 
 export function clearField() {
 	phone.value = '';
+	readings = {};
 	verdict('', '');
 }
 

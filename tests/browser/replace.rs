@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hairpin_sim::{Fault, Step};
+use hairpin_sim::{Fault, Kick, Step};
 
 use crate::chrome::Look;
 use crate::desk::Desk;
@@ -102,21 +102,28 @@ async fn whoever_changes_their_mind_before_the_old_link_is_gone_keeps_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_takes_a_live_links_place_can_be_cancelled_too() {
-    let desk = Desk::with(&[("whatsapp.connect_timeout", "300")], Look::default()).await;
+    let desk = Desk::new().await;
     let page = &desk.page;
     desk.link(ANNA).await;
     page.click("#link-other").await;
+    // WhatsApp takes its time to forget the old link.
+    desk.rig.sim.kick(ANNA, &Kick::FallSilent);
     desk.ask_for(BORIS).await;
-    // WhatsApp answers the first question and is slow with the code.
-    let slow = Fault::delay(Step::Hello, Duration::from_mins(5));
-    desk.rig.sim.fault(slow);
     page.click("#dialog-yes").await;
-    desk.rig.state("salon", "CONNECTING").await;
-    page.shows("#connecting-h", "Getting the code").await;
+    page.until("document.getElementById('main').dataset.state === 'CONNECTING'")
+        .await;
+    let status = desk.rig.status("salon").await;
+    assert!(
+        status["state"] == "CONNECTING" && status["lastConnected"].is_u64(),
+        "the old link is being given up: {status}"
+    );
+    assert_eq!(page.text("#connecting-h").await, "Getting the code…");
     page.click("#stop").await;
+    page.shows("#connecting-h", "One moment").await;
+    assert_eq!(page.text("#stop").await, "", "once is enough");
     desk.face("unlinked").await;
     desk.rig.state("salon", "UNLINKED").await;
-    desk.rig.sim.clear_faults();
+    assert_eq!(page.text("#error").await, "", "that was wanted");
     desk.link(BORIS).await;
     desk.leave().await;
 }
