@@ -94,7 +94,8 @@ fn uncommented(line: &str) -> &str {
 /// Takes the idle spaces between texts; a line with a pattern or a template in it stays as it is.
 fn tighten(line: &str, idle: &[char], slim: &mut String) {
     if line.contains(['`', '/']) {
-        return slim.push_str(line);
+        slim.push_str(line);
+        return;
     }
     let mut quote = None;
     let mut signs = line.chars().peekable();
