@@ -103,10 +103,10 @@ async fn a_disk_that_never_answers_is_told_as_the_store_and_the_session_that_sta
     // The session takes its own row away, and waits for the disk.
     let asked = rig.ask("DELETE", "/api/v1/sessions/second", None);
     let watched = told(&mut pulse, &["session second", "the store"]);
-    let _ = tokio::select! {
+    tokio::select! {
         answer = asked => panic!("answered without a disk: {answer:?}"),
-        () = watched => (),
-    };
+        () = watched => {}
+    }
     // The page is served all the while, and whoever has nothing to write turns.
     assert_eq!(rig.ask("GET", "/", None).await.status, 200);
     gate.shut(false);
