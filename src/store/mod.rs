@@ -94,7 +94,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            cache_bytes: 4 << 20,
+            // A salon's file whole: what a wipe drops is read first, page by page.
+            cache_bytes: 16 << 20,
             wrapping_key: None,
             create: true,
             on_commit: None,
