@@ -224,6 +224,17 @@ impl Store {
         self.shared.health().map_or(Ok(()), Err)
     }
 
+    /// Whether the writer thread turns: true once it says so, false when it is gone. A slow disk makes it late.
+    pub async fn turns(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let asked = {
+            let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
+            jobs.as_ref()
+                .is_some_and(|jobs| jobs.send(Message::Turn(reply)).is_ok())
+        };
+        asked && answer.await.is_ok()
+    }
+
     /// Whether nothing of wiped links is left in the file, not even the sealed bytes that no key opens any more.
     ///
     /// # Errors

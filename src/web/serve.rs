@@ -47,11 +47,16 @@ pub async fn serve(listener: TcpListener, web: Arc<Web>, mut stop: watch::Receiv
     let limits = web.settings.limits.clone();
     let conns = Conns::new(limits.clone());
     let edge = Arc::new(Edge::new(Arc::clone(&web), stop.clone()));
+    let mut asked = web.asked.subscribe();
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
             biased;
             () = stopped(&mut stop) => break,
+            // Never an error: its sender lives in what this holds.
+            _ = asked.changed() => {
+                web.answered.send_replace(*asked.borrow_and_update());
+            }
             _ = sweep.tick() => web.access.sweep(),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
