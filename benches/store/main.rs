@@ -474,7 +474,10 @@ fn copy(folder: &TempDir) -> TempDir {
         let file = file.expect("listed");
         let path = new.path().join(file.file_name());
         std::fs::copy(file.path(), &path).expect("copied");
-        File::open(path).expect("opened").sync_all().expect("synced");
+        File::open(path)
+            .expect("opened")
+            .sync_all()
+            .expect("synced");
     }
     new
 }
