@@ -4,8 +4,8 @@
 mod logins;
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use std::time::Instant;
@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use crate::durable;
 use crate::secret::SecretText;
 use logins::{Kept, Logins, Moment};
 
@@ -371,21 +372,8 @@ fn write_durably(dir: &Path, path: &Path, text: &SecretText) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    // What root writes belongs to whoever owns the folder, or the appliance could not read it.
-    let owner = fs::metadata(dir)?;
-    if file.metadata()?.uid() != owner.uid() {
-        std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-    }
-    file.write_all(text.reveal().as_bytes())?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    fs::File::open(dir)?.sync_all()
+    let parts = [text.reveal().as_bytes(), b"\n"];
+    durable::replace(dir, &temporary, path, &parts)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Owns the start order and the stop order of the appliance, one screen each.
 
 mod port;
+mod pulse;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -25,6 +26,8 @@ use crate::web::{self, Counts, Tls, Web, WebSettings};
 use crate::words::Lang;
 use crate::{systemd, telemetry};
 use port::Port;
+
+pub use pulse::Pulse;
 
 /// How often the companion version is looked up.
 const VERSION_EVERY: Duration = Duration::from_hours(24);
@@ -72,10 +75,14 @@ pub fn serve(settings: Settings, open_key: bool) -> Result<(), ExitError> {
             announce(&format!("Open it with {}", appliance.open_address()));
         }
         systemd::ready();
+        let pulse = tokio::spawn(appliance.pulse().feed());
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
             _ = terminate.recv() => {}
         }
+        // From here on the time to stop in counts, not the watchdog's. Awaited: its end is that it was cut short.
+        pulse.abort();
+        let _ = pulse.await;
         systemd::stopping();
         appliance.stop().await;
         Ok(())
@@ -96,6 +103,7 @@ pub struct Appliance {
     access: Arc<Access>,
     address: String,
     stop: watch::Sender<bool>,
+    page: Arc<Web>,
     web: tokio::task::JoinHandle<()>,
     /// None where the disk had no room for it.
     control: Option<control::Server>,
@@ -193,12 +201,14 @@ impl Appliance {
             web_settings(&settings, tls),
             counts,
         ));
+        let page = Arc::clone(&web);
         let web = tokio::spawn(web::serve(listener, web, stopped));
         info!(address = %bound, "serving the page");
         Ok(Self {
             access,
             address: format!("{scheme}://{bound}/"),
             stop,
+            page,
             web,
             control,
             port,
@@ -222,6 +232,12 @@ impl Appliance {
     #[must_use]
     pub fn access_key(&self) -> crate::secret::SecretText {
         self.access.key()
+    }
+
+    /// Tells whether everything turns.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        Pulse::new(Arc::clone(&self.page), Arc::clone(&self.port))
     }
 
     /// Stops everything, in the reverse order: nobody is served any more, every link has flushed,

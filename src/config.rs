@@ -1,6 +1,8 @@
 //! Owns the settings: flags, then environment, then the TOML file, then defaults (contract section 1).
 //! A bad value names where it came from and how to mend it; nothing is guessed.
 
+mod keys;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::phone::Country;
+
+pub use keys::{KEYS, Key};
 
 /// Where the file is looked for when no flag names it.
 pub const DEFAULT_FILE: &str = "/etc/hairpin/hairpin.toml";
@@ -68,27 +72,6 @@ pub struct Sources {
     /// The environment.
     pub env: BTreeMap<String, String>,
 }
-
-/// One key of the table, and whether it is a list.
-const KEYS: &[(&str, bool)] = &[
-    ("listen", false),
-    ("data_dir", false),
-    ("control_socket", false),
-    ("country", false),
-    ("language", false),
-    ("log.format", false),
-    ("sessions.max", false),
-    ("web.allowed_hosts", true),
-    ("web.plain_http", false),
-    ("web.tls_cert", false),
-    ("web.tls_key", false),
-    ("web.trusted_proxies", true),
-    ("pairing.code_ttl", false),
-    ("pairing.code_grace", false),
-    ("pairing.requests_per_number", false),
-    ("whatsapp.url", false),
-    ("whatsapp.connect_timeout", false),
-];
 
 /// A value as it was found, and where.
 #[derive(Debug, Clone)]
@@ -248,10 +231,13 @@ impl Values {
     /// The strongest source of each key wins.
     fn gather(sources: &Sources) -> Result<Self, ConfigError> {
         let mut all = from_file(sources)?;
-        for &(key, is_list) in KEYS {
+        for &Key {
+            name: key, list, ..
+        } in KEYS
+        {
             let name = variable(key);
             if let Some(value) = sources.env.get(&name) {
-                let values = if is_list {
+                let values = if list {
                     value
                         .split(',')
                         .map(|part| part.trim().to_owned())
@@ -464,27 +450,27 @@ fn gather(
         let place = at(name.span().start);
         let group = format!("{key}.");
         if let DeValue::Table(inner) = value.get_ref()
-            && KEYS.iter().any(|(known, _)| known.starts_with(&group))
+            && KEYS.iter().any(|known| known.name.starts_with(&group))
         {
             gather(inner, &group, at, found)?;
             continue;
         }
-        let Some(&(known, is_list)) = KEYS.iter().find(|(known, _)| *known == key) else {
+        let Some(known) = Key::of(&key) else {
             return Err(ConfigError(format!(
                 "{place}: there is no setting {key:?}; see hairpin.toml(5) for those there are"
             )));
         };
-        let values = values(value, is_list).ok_or_else(|| {
+        let values = values(value, known.list).ok_or_else(|| {
             ConfigError(format!(
                 "{place}: {key} has a value of the wrong kind; write {}",
-                if is_list {
+                if known.list {
                     "a list of texts, as in [\"a\", \"b\"]"
                 } else {
                     "one value"
                 }
             ))
         })?;
-        found.insert(known, Found { values, place });
+        found.insert(known.name, Found { values, place });
     }
     Ok(())
 }
@@ -582,7 +568,7 @@ mod tests {
     /// The number of the link is what a person types, each time: there is no other place it could come from.
     #[test]
     fn no_setting_holds_a_number_of_the_salons() {
-        for (key, _) in KEYS {
+        for Key { name: key, .. } in KEYS {
             for word in ["phone", "line", "default"] {
                 assert!(!key.contains(word), "{key}");
             }
@@ -595,18 +581,38 @@ mod tests {
 
     #[test]
     fn every_key_has_its_variable_and_its_place_in_the_file() {
-        for (key, is_list) in KEYS {
+        for Key {
+            name: key, list, ..
+        } in KEYS
+        {
             let name = variable(key);
             assert!(
                 name.chars()
                     .all(|letter| letter.is_ascii_uppercase() || letter == '_'),
                 "{name}"
             );
-            let value = if *is_list { "[]" } else { "\"\"" };
+            let value = if *list { "[]" } else { "\"\"" };
             let found = read_file(Path::new("f"), &format!("{key} = {value}")).expect(key);
             assert!(found.contains_key(key), "{key}");
         }
         assert_eq!(variable("web.plain_http"), "HAIRPIN_WEB_PLAIN_HTTP");
+    }
+
+    #[test]
+    fn every_default_that_the_list_names_is_the_one_that_is_read() {
+        let (_folder, empty) = sources("");
+        let defaults = Settings::read(&empty).expect("defaults");
+        for key in KEYS {
+            let (_folder, mut one) = sources(&format!("{} = {}", key.name, key.value));
+            let read = Settings::read(&one);
+            if key.unset.is_none() {
+                assert_eq!(read.as_ref(), Ok(&defaults), "{}", key.name);
+                // A default that was not read at all would prove nothing.
+                one.env
+                    .insert(variable(key.name), "no such value/".to_owned());
+                assert!(Settings::read(&one).is_err(), "{}", key.name);
+            }
+        }
     }
 
     #[test]

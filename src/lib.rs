@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+mod durable;
 pub mod error;
 pub mod exit;
 pub mod link;

@@ -1,5 +1,7 @@
 //! Owns what is said to systemd. Without a service manager nothing is said.
 
+use std::time::Duration;
+
 use sd_notify::NotifyState;
 
 /// The appliance is ready.
@@ -15,6 +17,17 @@ pub fn stopping() {
 /// A line for `systemctl status`; it never holds a number.
 pub fn status(text: &str) {
     notify(&[NotifyState::Status(text)]);
+}
+
+/// How long systemd waits for [`turning`] before it kills the program; none when nobody waits.
+#[must_use]
+pub fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().filter(|within| !within.is_zero())
+}
+
+/// Everything that must turn does.
+pub fn turning() {
+    notify(&[NotifyState::Watchdog]);
 }
 
 fn notify(states: &[NotifyState<'_>]) {

@@ -169,6 +169,7 @@ impl Bench<'_> {
                     sqlite.name_line("79007654321").await;
                     fill(&sqlite.store, rows).await;
                 });
+                sqlite.checkpoint();
                 let (took, ()) = timed(|| {
                     assert!(!runtime.block_on(sqlite.is_line(LINE)));
                     sqlite.wipe(1);
@@ -177,7 +178,10 @@ impl Bench<'_> {
             });
         if let Some(postgres) = self.postgres {
             race = race.with(POSTGRES, || {
-                runtime.block_on(postgres.fill("wipe", "79007654321", rows));
+                runtime.block_on(async {
+                    postgres.fill("wipe", "79007654321", rows).await;
+                    postgres.checkpoint().await;
+                });
                 let (took, ()) = timed(|| runtime.block_on(postgres.check_and_wipe("wipe", LINE)));
                 runtime.block_on(postgres.vacuum());
                 took
@@ -227,6 +231,7 @@ impl Bench<'_> {
             .with(SQLITE, || {
                 let devices = || 2..2 + CROWD;
                 sqlite.copy_to(devices());
+                sqlite.checkpoint();
                 let (took, ()) = timed(|| devices().for_each(|device| sqlite.wipe(device)));
                 took
             });
@@ -236,6 +241,7 @@ impl Bench<'_> {
                     for session in &sessions {
                         postgres.fill(session, "79007654321", CROWD_ROWS).await;
                     }
+                    postgres.checkpoint().await;
                 });
                 let (took, _) = timed(|| {
                     let wipes = sessions.iter().map(|s| postgres.check_and_wipe(s, LINE));
@@ -461,11 +467,17 @@ impl Disk {
     }
 }
 
+/// On the disk, as what a kill leaves has been since its last commit: an opening is not to write the copy out.
 fn copy(folder: &TempDir) -> TempDir {
     let new = tempfile::tempdir().expect("a folder");
     for file in std::fs::read_dir(folder.path()).expect("listed") {
         let file = file.expect("listed");
-        std::fs::copy(file.path(), new.path().join(file.file_name())).expect("copied");
+        let path = new.path().join(file.file_name());
+        std::fs::copy(file.path(), &path).expect("copied");
+        File::open(path)
+            .expect("opened")
+            .sync_all()
+            .expect("synced");
     }
     new
 }

@@ -130,6 +130,16 @@ impl Postgres {
         .await;
     }
 
+    /// Makes what is stored old, as a link is that is wiped: a server writes its tables out every few minutes, and what is
+    /// changed after that goes into its log by whole pages first.
+    pub async fn checkpoint(&self) {
+        self.with(async |connection| {
+            let done = connection.client.batch_execute("CHECKPOINT").await;
+            done.expect("written out");
+        })
+        .await;
+    }
+
     /// What autovacuum does in time: the next wipe must not stumble over the dead rows of this one.
     pub async fn vacuum(&self) {
         self.with(async |connection| {

@@ -21,7 +21,7 @@ pub async fn open(folder: &Path) -> SqliteStore {
     let config = SqliteStoreConfig {
         synchronous: Synchronous::Full,
         // As much as ours gets.
-        cache_size_kib: 4 << 10,
+        cache_size_kib: 16 << 10,
         ..SqliteStoreConfig::default()
     };
     let path = folder.join(FILE).display().to_string();
@@ -53,7 +53,7 @@ impl Sqlite {
         let mut connection = SqliteConnection::establish(&path).expect("connected");
         connection
             .batch_execute(
-                "PRAGMA busy_timeout = 30000; PRAGMA synchronous = FULL; PRAGMA cache_size = -4096;
+                "PRAGMA busy_timeout = 30000; PRAGMA synchronous = FULL; PRAGMA cache_size = -16384;
                  PRAGMA temp_store = memory; PRAGMA foreign_keys = ON;",
             )
             .expect("set");
@@ -99,6 +99,11 @@ impl Sqlite {
         }
         statements.push_str(&format!("DELETE FROM device WHERE id = {device}; COMMIT;"));
         self.run(&statements);
+    }
+
+    /// Makes what is stored old, as a link is that is wiped: it lies in the file, not in the log any more.
+    pub fn checkpoint(&self) {
+        self.run("PRAGMA wal_checkpoint(TRUNCATE);");
     }
 
     /// Gives `devices` the key rows that the template has.

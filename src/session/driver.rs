@@ -41,6 +41,8 @@ pub(super) enum Command {
     /// The slot goes, and whatever is in it; the session goes on when the store refuses.
     Remove(oneshot::Sender<Result<(), RequestError>>),
     Stop(oneshot::Sender<()>),
+    /// Answered at once, whatever else the session is in the middle of.
+    Turn(oneshot::Sender<()>),
 }
 
 enum Reply {
@@ -148,6 +150,11 @@ impl Driver {
                 Ok(()) = versions.changed() => Input::NewVersion,
                 command = commands.recv() => match command {
                     None => break End::Stop(None),
+                    Some(Command::Turn(turns)) => {
+                        // Whoever asked may have gone.
+                        let _ = turns.send(());
+                        continue;
+                    }
                     Some(Command::Stop(stopped)) => break End::Stop(Some(stopped)),
                     Some(command) => {
                         self.deferred.push_back(command);
@@ -238,6 +245,10 @@ impl Driver {
                 return None;
             }
             Command::Remove(reply) => return self.remove(reply).await,
+            Command::Turn(turns) => {
+                let _ = turns.send(());
+                return None;
+            }
             Command::Stop(stopped) => return Some(End::Stop(Some(stopped))),
         };
         self.feed(input).await;

@@ -118,6 +118,13 @@ impl Session {
         answer.await.unwrap_or_else(|_| Err(self.over()))
     }
 
+    /// Whether its task turns: true once it says so, or was removed; false when it has ended without being told to.
+    pub async fn turns(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Turn(reply)).await.is_ok();
+        (sent && answer.await.is_ok()) || self.removed.load(Ordering::SeqCst)
+    }
+
     async fn send(&self, command: Command) -> Result<(), RequestError> {
         self.commands.send(command).await.map_err(|_| self.over())
     }
@@ -202,6 +209,17 @@ impl Sessions {
             .unwrap_or_else(PoisonError::into_inner)
             .get(id)
             .cloned()
+    }
+
+    /// Every session, by its id.
+    #[must_use]
+    pub fn all(&self) -> Vec<(String, Session)> {
+        self.all
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|(id, session)| (id.clone(), session.clone()))
+            .collect()
     }
 
     /// The statuses of all sessions, the default one first.
@@ -315,15 +333,8 @@ impl Sessions {
 
     /// Stops every session, all at once, and awaits them.
     pub async fn stop(&self) {
-        let all: Vec<Session> = self
-            .all
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect();
         let mut stops = tokio::task::JoinSet::new();
-        for session in all {
+        for (_, session) in self.all() {
             stops.spawn(async move { session.stop().await });
         }
         while stops.join_next().await.is_some() {}

@@ -1,6 +1,8 @@
 //! Owns the words a session speaks to the outside: states, statuses, codes, requests, errors.
 //! Nothing here knows how a link works, and no full phone number is in any of it but in [`CodeRequest`].
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::clock;
@@ -132,6 +134,8 @@ pub struct PairingCode {
     pub expires_at: UnixMs,
     /// The same moment on the steady clock: seconds left are computed from this one.
     pub deadline: tokio::time::Instant,
+    /// What it had left when the phone took it: from then on its clock stands.
+    pub stopped: Option<Duration>,
     /// What was wiped to make room, if anything was.
     pub replaced: Option<Replaced>,
 }
@@ -140,9 +144,17 @@ impl PairingCode {
     /// Whole seconds left to show.
     #[must_use]
     pub fn expires_in(&self) -> u64 {
-        self.deadline
-            .saturating_duration_since(clock::steady())
+        self.stopped
+            .unwrap_or_else(|| self.deadline.saturating_duration_since(clock::steady()))
             .as_secs()
+    }
+
+    /// When it stops being shown, as it looks at this moment: while its clock stands, that moment moves.
+    #[must_use]
+    pub fn shown_until(&self) -> UnixMs {
+        self.stopped.map_or(self.expires_at, |left| {
+            clock::wall() + i64::try_from(left.as_millis()).unwrap_or(i64::MAX / 2)
+        })
     }
 }
 

@@ -96,7 +96,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            cache_bytes: 4 << 20,
+            // A salon's file whole: what a wipe drops is read first, page by page.
+            cache_bytes: 16 << 20,
             wrapping_key: None,
             create: true,
             on_commit: None,
@@ -223,6 +224,17 @@ impl Store {
                 .map(|_| ())
         })?;
         self.shared.health().map_or(Ok(()), Err)
+    }
+
+    /// Whether the writer thread turns: true once it says so, false when it is gone. A slow disk makes it late.
+    pub async fn turns(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let asked = {
+            let jobs = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
+            jobs.as_ref()
+                .is_some_and(|jobs| jobs.send(Message::Turn(reply)).is_ok())
+        };
+        asked && answer.await.is_ok()
     }
 
     /// Whether nothing of wiped links is left in the file, not even the sealed bytes that no key opens any more.

@@ -48,6 +48,18 @@ enum Change {
     Sync,
 }
 
+impl State {
+    /// Whether nothing lies over these bytes of the file: almost all of what an opening reads.
+    fn shows_through(&self, offset: u64, length: u64) -> bool {
+        let end = offset + length;
+        end <= self.through
+            && (self.blocks)
+                .range(offset / BLOCK..end.div_ceil(BLOCK))
+                .next()
+                .is_none()
+    }
+}
+
 impl Overlay {
     /// Over a file.
     pub(super) fn over(file: Arc<dyn DiskFile>) -> Self {
@@ -146,6 +158,9 @@ impl StorageBackend for Overlay {
         let end = offset.checked_add(out.len() as u64);
         if end.is_none_or(|end| end > state.length) {
             return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if state.shows_through(offset, out.len() as u64) {
+            return self.file.read(offset, out);
         }
         let mut done = 0;
         while done < out.len() {

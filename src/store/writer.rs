@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::{Duration, Instant};
 
 use redb::{Database, Durability, ReadableDatabase as _};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::Epoch;
@@ -186,6 +187,8 @@ pub(super) enum Message {
     Job(Job),
     /// A reader has met trouble.
     Look,
+    /// Somebody asks whether the thread turns.
+    Turn(oneshot::Sender<()>),
 }
 
 type Batch = Vec<(Job, Option<Epoch>)>;
@@ -242,6 +245,8 @@ pub(super) fn run(
             match message {
                 Message::Job(job) => jobs.push(job),
                 Message::Look => {}
+                // Whoever asked may have gone.
+                Message::Turn(turns) => drop(turns.send(())),
             }
             next = if jobs.len() < BATCH {
                 queue.try_recv().ok()

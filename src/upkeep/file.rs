@@ -1,10 +1,11 @@
 //! Owns the file a backup is written to: whole and durable under its name, or not there; and never one of the store's.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::durable;
 use crate::exit::ExitError;
 
 /// Where a backup goes.
@@ -65,34 +66,10 @@ impl Target {
         let mut random = [0; 4];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let unfinished = Unfinished(
-            self.folder
-                .join(format!(".{name}.{:08x}.part", u32::from_le_bytes(random))),
-        );
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&unfinished.0)?;
-        if rustix::process::geteuid().is_root() {
-            let owner = fs::metadata(&self.folder)?;
-            fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-        }
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&unfinished.0, &self.path)?;
-        File::open(&self.folder)?.sync_all()
-    }
-}
-
-/// A file that goes unless it got its name.
-struct Unfinished(PathBuf);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // Nothing is there any more once it has its name.
-        let _ = fs::remove_file(&self.0);
+        let unfinished = self
+            .folder
+            .join(format!(".{name}.{:08x}.part", u32::from_le_bytes(random)));
+        durable::replace(&self.folder, &unfinished, &self.path, &[bytes])
     }
 }
 

@@ -32,10 +32,11 @@ const PAGE: &str = "/index.html";
 
 /// Where the page finds what the settings say, which languages there are, and what the numbering plan says.
 const HOUSE: &str = "/js/house.js";
-const LANGUAGES: &str = "languages: {}";
-const CALLING: &str = "calling: ''";
-const LANGUAGE: &str = "language: ''";
-const COUNTRY: &str = "country: 'RU'";
+// As they are in the slimmed file.
+const LANGUAGES: &str = "languages:{}";
+const CALLING: &str = "calling:''";
+const LANGUAGE: &str = "language:''";
+const COUNTRY: &str = "country:'RU'";
 
 /// One file, ready to be sent.
 #[derive(Clone)]

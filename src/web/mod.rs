@@ -34,6 +34,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::Method;
+use tokio::sync::watch;
 
 use crate::access::Access;
 use crate::phone::Country;
@@ -255,6 +256,9 @@ pub struct Web {
     settings: WebSettings,
     counts: Arc<Counts>,
     throttle: Throttle,
+    /// How often the accept loop was asked whether it turns, and the last question that it answered.
+    asked: watch::Sender<u64>,
+    answered: watch::Sender<u64>,
     pages: Arc<Pages>,
 }
 
@@ -273,8 +277,21 @@ impl Web {
             settings,
             counts,
             throttle: Throttle::default(),
+            asked: watch::Sender::new(0),
+            answered: watch::Sender::new(0),
             pages: Arc::default(),
         }
+    }
+
+    /// Whether the accept loop turns: true once it says so. Nobody answers while nobody serves.
+    pub async fn turns(&self) -> bool {
+        let mut asked = 0;
+        self.asked.send_modify(|count| {
+            *count += 1;
+            asked = *count;
+        });
+        let mut answered = self.answered.subscribe();
+        answered.wait_for(|count| *count >= asked).await.is_ok()
     }
 }
 

@@ -58,11 +58,16 @@ pub(super) async fn serve_edge(
     let edge = Arc::new(edge);
     let limits = web.settings.limits.clone();
     let conns = Conns::new(limits.clone());
+    let mut asked = web.asked.subscribe();
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
             biased;
             () = stopped(&mut stop) => break,
+            // Never an error: its sender lives in what this holds.
+            _ = asked.changed() => {
+                web.answered.send_replace(*asked.borrow_and_update());
+            }
             _ = sweep.tick() => web.access.sweep(),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {

@@ -41,7 +41,7 @@ impl<'a> CodeData<'a> {
             code: code.code.reveal(),
             phone_number: &code.phone_number,
             expires_in: code.expires_in(),
-            expires_at: code.expires_at,
+            expires_at: code.shown_until(),
             replaced: code.replaced.as_ref(),
         }
     }
@@ -161,6 +161,7 @@ mod tests {
             phone_number: "79001***567".into(),
             expires_at: 1_700_000_000_000,
             deadline: tokio::time::Instant::now() + Duration::from_millis(170_500),
+            stopped: None,
             replaced: None,
         }
     }

@@ -48,17 +48,19 @@ export function drawQr(text) {
 // Over plain HTTP there is no clipboard. The dash stays behind: the phone has its own.
 export async function copyCode() {
 	const value = app.code.text.replace('-', '');
+	let copied = true;
 	try {
 		await navigator.clipboard.writeText(value);
 	} catch {
-		const field = make('textarea', value, { className: 'unseen' });
+		const field = make('textarea', value, { className: 'unseen', readOnly: true });
 		document.body.append(field);
 		field.select();
-		document.execCommand('copy');
+		copied = document.execCommand('copy');
 		field.remove();
 		at('copy-code').focus();
 	}
-	put('copy-code', t('copied'));
-	say(t('copied'));
+	const words = t(copied ? 'copied' : 'error');
+	put('copy-code', words);
+	say(words);
 	setTimeout(() => put('copy-code', t('copy')), 2500);
 }

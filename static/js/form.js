@@ -9,13 +9,14 @@ const phone = at('phone');
 const country = at('country');
 
 let timer;
-let reading = {}; // { number, country, grouped } of the last verdict
+let readings = {}; // how numbers were read: country and number, to the number as its country writes it
 
 export function fillCountries() {
 	const chosen = country.value || kept('country') || guess();
 	const { compare } = new Intl.Collator(lang);
+	// The name comes first: that is what people type to find it in the list.
 	const rows = [...calling.keys()].map((code) => [countryName(code), code]).sort((a, b) => compare(a[0], b[0]));
-	country.replaceChildren(...rows.map(([name, code]) => new Option(`${flag(code)} ${name} +${calling.get(code)}`, code)));
+	country.replaceChildren(...rows.map(([name, code]) => new Option(`${name} ${flag(code)} +${calling.get(code)}`, code)));
 	country.value = chosen;
 	showCountry();
 }
@@ -37,7 +38,9 @@ export async function judge() {
 	if (wish.number !== phone.value || wish.country !== country.value) return;
 	if (status === 200) {
 		const home = data.country || wish.country;
-		reading = { ...wish, grouped };
+		// Written as its country does, unless that would move the caret away.
+		if (phone.selectionStart === wish.number.length) phone.value = grouped;
+		for (const number of [wish.number, grouped]) readings[wish.country + number] = grouped;
 		verdict('good', `${flag(home)} ${grouped}${home === wish.country ? '' : ` · ${countryName(home)}`}`);
 	} else if (data.reason === 'too_short' && document.activeElement === phone && app.typed?.number !== wish.number) {
 		verdict('', t('reason.unfinished'));
@@ -48,11 +51,12 @@ export async function judge() {
 
 export const typed = () => ({ number: phone.value, country: country.value });
 
-// A number as it was last read; as it was typed, if there was no reading.
-export const asRead = ({ number, country }) => (reading.number === number && reading.country === country ? reading.grouped : number);
+// A number as it was read; as it was typed, if there was no reading.
+export const asRead = ({ number, country }) => readings[country + number] || number;
 
 export function clearField() {
 	phone.value = '';
+	readings = {};
 	verdict('', '');
 }
 

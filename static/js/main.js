@@ -1,6 +1,6 @@
 // Ties the page together: login, the socket's messages, what each button asks for.
 import { app, changed, forget, left, now, onChange } from './state.js';
-import { all, at, keep, kept, on, put } from './dom.js';
+import { all, at, keep, kept, on, put, show } from './dom.js';
 import { call, connect, disconnect, redial, send } from './server.js';
 import { house } from './house.js';
 import { firstLanguage, lang, speak, t } from './i18n.js';
@@ -16,8 +16,8 @@ let fresh; // a new connection, still without its first status
 
 const listener = {
 	open() {
+		if (app.lostAt) app.error = null;
 		app.lostAt = 0;
-		app.error = null;
 		fresh = true;
 		changed();
 	},
@@ -45,14 +45,20 @@ const messages = {
 		// What is still live follows.
 		if (fresh) app.code = app.qr = null;
 		fresh = false;
-		app.status = status;
 		const { state } = status;
+		const news = state !== app.status?.state;
+		app.status = status;
 		const idle = state === 'UNLINKED';
 		if (idle) app.code = null;
 		if (state === 'CONNECTING') app.ended = null;
 		if (idle || state === 'LINKING' || (app.pending && state !== 'CONNECTED')) app.wantForm = false;
-		if (!idle && state !== 'CONNECTING') app.pending = false;
-		if (state === 'LINKING' || state === 'CONNECTED') app.code = app.qr = app.ended = app.error = null;
+		// A link that is to be replaced may come and go until its turn.
+		if (!/^UNL|CONN/.test(state)) app.pending = false;
+		if (state !== 'CONNECTING') app.stopping = false;
+		if (state === 'LINKING' || state === 'CONNECTED') {
+			app.code = app.qr = app.ended = null;
+			if (news) app.error = null;
+		}
 		if (state === 'CONNECTED' && !app.wantForm) clearField();
 		app.sessions = app.sessions.map((one) => (one.session === status.session ? status : one));
 		draw();
@@ -95,7 +101,7 @@ function tell(event, data) {
 function request(replace = null) {
 	const { number, country } = app.typed;
 	app.swapped = false;
-	app.pending = tell('request-pairing-code', { phoneNumber: number, country, replace });
+	app.pending = tell('request-pairing-code', { phoneNumber: number, country, replace }) && (replace ? 'replace' : 'new');
 }
 
 const waiting = () => app.pending || left(app.hold);
@@ -129,13 +135,18 @@ on('other-number', () => {
 on('link-other', toForm);
 on('trouble-other', toForm);
 on('back', () => {
-	app.wantForm = false;
+	// Whoever goes back wants the old link kept.
+	if (app.pending) tell('cancel-pairing');
+	app.wantForm = app.pending = false;
 	app.error = null;
 	changed();
 });
 on('relink', () => askReplace(app.error, 'relink'));
 on('cancel', () => tell('cancel-pairing'));
-on('stop', () => tell('cancel-pairing'));
+on('stop', () => {
+	app.stopping = tell('cancel-pairing') && app.status.state === 'CONNECTING';
+	changed();
+});
 on('copy-code', copyCode);
 on('unlink', async () => {
 	if (await ask(t('unlink.h', app.status), t('unlink.p'), t('unlink'), t('keep'))) tell('unlink');
@@ -233,20 +244,28 @@ on('language', async () => {
 	}
 }, 'change');
 for (const radio of all('[name=os]')) {
-	radio.checked = radio.value === (kept('os') || 'android');
+	radio.checked = radio.value === (kept('os') || (/iP(hone|ad)/.test(navigator.userAgent) ? 'iphone' : 'android'));
 	radio.onchange = () => {
 		keep('os', radio.value);
 		steps();
 	};
 }
 
-const look = () => document.hidden || glance();
 const wake = () => {
 	redial();
 	glance();
 };
-setInterval(look, 20_000);
-document.addEventListener('visibilitychange', look);
+setInterval(() => document.hidden || glance(), 20_000);
+
+// Out of sight a browser may freeze the page and its socket: whoever comes back sees the present truth.
+let hiddenAt = 0;
+document.addEventListener('visibilitychange', () => {
+	if (document.hidden) hiddenAt = Date.now();
+	else if (Date.now() - hiddenAt > 5000) wake();
+	else glance();
+});
+addEventListener('pageshow', ({ persisted }) => persisted && wake());
+addEventListener('online', wake);
 
 // The clocks drift apart when the machine slept: ask again for what is live.
 let drift = Date.now() - now();
@@ -261,6 +280,7 @@ const key = /^#key=(.+)/.exec(location.hash)?.[1];
 if (location.hash) history.replaceState(null, '', location.pathname + location.search);
 while (!await speak(firstLanguage())) await new Promise((again) => setTimeout(again, 1000));
 at('language').value = lang;
+show('language', true);
 onChange(paint);
 words();
 paint();

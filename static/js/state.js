@@ -6,7 +6,8 @@ const NOTHING = {
 	swapped: false, // somebody else asked for another number's
 	qr: null, // the server's SVG text
 	qrUntil: Infinity,
-	pending: false, // asked, and no answer yet
+	pending: '', // asked, and no answer yet: 'new' or 'replace' (or the door: true)
+	stopping: false, // asked to stop asking
 	wantForm: false, // the number field in any state
 	typed: null, // { number, country }
 	error: null, // { code, message, linkId }
@@ -44,6 +45,7 @@ export function face() {
 	if (app.auth === false) return 'login';
 	if (app.lostAt && now() - app.lostAt > 2500) return 'noserver';
 	if (!state) return 'connecting';
+	if (app.pending === 'replace') return 'connecting';
 	if (app.wantForm) return 'unlinked';
 	if (app.code && among('UNLINKED', 'CONNECTING', 'AWAITING_CODE_ENTRY')) return 'code';
 	if (app.ended && among('UNLINKED', 'AWAITING_CODE_ENTRY')) return 'over';

@@ -6,6 +6,13 @@ import { drawCode, drawQr, tickCode } from './code.js';
 import { askButtons } from './form.js';
 
 const OTHER_NUMBER = ['RECONNECTING', 'REPLACED', 'BANNED', 'LOCKED', 'FAILED'];
+// Nobody has to hurry: it passes by itself, or there is another way.
+const MILD = ['RECONNECTING', 'AWAITING_SCAN', 'OUTDATED', 'PASSKEY_REQUIRED'];
+// How far one is on the way from a number to a link.
+const WAY = { unlinked: 0, connecting: 1, code: 1, over: 1, linking: 2 };
+const ICON = { linked: '-good', trouble: '-bad', noserver: '-bad' };
+// What a face says itself.
+const TOLD = /^(CODE_NOT|PASSKEY|CLIENT_OUT|LOGGED|REPLACED|BANNED|LOCKED|HALF)/;
 const main = at('main');
 let shown = 'connecting';
 
@@ -20,8 +27,14 @@ export function paint() {
 	put('salon-name', app.auth && (app.sessions.length > 1 || status?.name) ? status?.name || app.session : '');
 	show('logout', app.auth);
 	show('more', app.auth);
+	const step = status ? WAY[which] : undefined;
+	show('way', step >= 0);
+	all('#way li').forEach((one, n) => {
+		one.className = n < step ? 'done' : '';
+		one.ariaCurrent = n === step ? 'step' : null;
+	});
 	put('notice', app.auth && app.lostAt ? t('lost') : '');
-	show('error', error);
+	show('error', error && !(which === 'trouble' && TOLD.test(error.code)));
 	put('error-text', error?.message);
 	show('relink', error?.code === 'ALREADY_LINKED' && error.linkId && app.typed);
 	painters[which]?.(status);
@@ -31,6 +44,8 @@ export function paint() {
 	const words = main.querySelector('section:not([hidden]) h2').textContent;
 	const told = status && !/login|over|noserver/.test(which) ? stateWord(status.state) : words;
 	document.title = `${told} · ${at('salon-name').textContent || 'Hairpin'}`;
+	const icon = `/icon${ICON[which] || ''}.svg`;
+	if (at('icon').getAttribute('href') !== icon) at('icon').href = icon;
 	focus(which, words);
 }
 
@@ -41,8 +56,9 @@ const painters = {
 		put('unlinked-why', state === 'UNLINKED' && reason === 'HALF_LINKED' ? parts('x.HALF_LINKED')[2] : '');
 	},
 	connecting(status) {
-		const asking = status && !status.lastConnected;
-		put('connecting-h', status ? t(asking ? 'asking.h' : 'reaching.h') : t('wait'));
+		show('busy', true);
+		const asking = status && !app.stopping;
+		put('connecting-h', t(asking ? 'asking.h' : 'wait'));
 		put('connecting-p', asking ? t('asking.p') : '');
 		show('stop', asking);
 	},
@@ -69,6 +85,7 @@ const painters = {
 	},
 	trouble({ state, until, phone, reason }) {
 		const [h, what, advice, action = t('retry')] = parts(`x.${state}`);
+		at('badge').className = `badge ${MILD.includes(state) ? 'warn' : 'bad'}`;
 		put('trouble-h', h);
 		put('trouble-what', what);
 		put('trouble-do', advice);

@@ -209,6 +209,43 @@ async fn a_code_never_changes_under_the_readers_eyes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_opened_while_the_phone_links_sees_that_and_the_codes_clock_stands() {
+    let desk = Desk::closed(&[], Look::default()).await;
+    let page = &desk.page;
+    page.before_every_page(SKIP).await;
+    desk.open().await;
+    desk.face("unlinked").await;
+    desk.ask_for(ANNA).await;
+    let code = desk.code().await;
+    let phone = desk.rig.sim.phone(ANNA);
+    phone.send_primary_hello_only(&code).await.expect("taken");
+    desk.face("linking").await;
+    page.reload().await;
+    desk.face("linking").await;
+    let left = async || {
+        let mut page = desk.rig.page("salon").await;
+        page.next_of("pairing-code").await["data"]["expiresIn"].clone()
+    };
+    let (first, since) = (left().await, std::time::Instant::now());
+    while since.elapsed() < std::time::Duration::from_millis(2100) {
+        assert_eq!(left().await, first, "the clock stands");
+    }
+    // The page's own clock goes far beyond the code's end: it is the phone's turn all the same.
+    page.js("skip(300_000)", &[]).await;
+    page.until("document.querySelector('#way [aria-current]').textContent === 'Linked'")
+        .await;
+    desk.face("linking").await;
+    assert_eq!(page.text("#code").await, "");
+    assert_eq!(
+        page.value("document.getElementById('code').dataset.code")
+            .await,
+        "",
+        "it is of no use any more"
+    );
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tablet_that_slept_shows_the_present_truth_when_it_wakes() {
     let desk = Desk::closed(&[], Look::default()).await;
     let page = &desk.page;

@@ -129,6 +129,7 @@ async fn a_code_that_ended_and_what_there_is_instead_look_right_from_all_sides()
     page.shows("#trouble-h", "WhatsApp gives no code").await;
     page.until("document.querySelector('#qr svg')?.checkVisibility()")
         .await;
+    assert_eq!(page.text("#error").await, "", "told once");
     look_around(&desk, "awaiting-scan").await;
     page.click("#trouble-action").await;
     desk.face("unlinked").await;
@@ -139,6 +140,7 @@ async fn a_code_that_ended_and_what_there_is_instead_look_right_from_all_sides()
     desk.rig.sim.kick(ANNA, &Kick::Passkey);
     page.shows("#trouble-h", "WhatsApp asks for a passkey")
         .await;
+    assert_eq!(page.text("#error").await, "", "told once");
     look_around(&desk, "passkey-required").await;
     desk.leave().await;
 }
@@ -174,6 +176,13 @@ async fn every_trouble_of_a_link_looks_right_from_all_sides() {
         }
         desk.page.shows("#trouble-h", told).await;
         assert_ne!(desk.page.text("#trouble-action").await, "");
+        assert_eq!(
+            desk.page
+                .value("[...document.querySelectorAll('main button:not(.link)')].filter((one) => one.checkVisibility()).length")
+                .await,
+            1,
+            "{name}: one button"
+        );
         look_around(&desk, name).await;
         let unlinked = desk
             .rig

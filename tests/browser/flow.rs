@@ -182,6 +182,93 @@ async fn the_page_speaks_the_browsers_language_and_keeps_the_one_that_is_chosen(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_code_is_copied_over_plain_http_too_and_nothing_is_claimed_that_did_not_happen() {
+    let desk = Desk::closed(&[], Look::default()).await;
+    let page = &desk.page;
+    // Over plain HTTP beyond the machine itself there is no clipboard to speak to.
+    page.before_every_page(
+        "Object.defineProperty(Navigator.prototype, 'clipboard', { value: undefined });",
+    )
+    .await;
+    desk.open().await;
+    desk.face("unlinked").await;
+    desk.ask_for(ANNA).await;
+    let code = desk.code().await;
+    page.js(
+        "window.copied = [];
+        document.addEventListener('copy', () => window.copied.push(document.activeElement.value));",
+        &[],
+    )
+    .await;
+    page.click("#copy-code").await;
+    page.shows("#copy-code", "Copied").await;
+    assert_eq!(
+        page.value("window.copied").await,
+        json!([code.replace('-', "")])
+    );
+    assert_eq!(page.focus().await, "copy-code", "the focus is back");
+    page.until("document.getElementById('copy-code').textContent === 'Copy'")
+        .await;
+    page.value("document.execCommand = () => false").await;
+    page.click("#copy-code").await;
+    page.shows("#copy-code", "That did not work").await;
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_is_written_as_its_country_does_while_it_is_typed() {
+    let mut desk = Desk::new().await;
+    desk.expected = vec!["422 /api/v1/phone"];
+    let page = &desk.page;
+    page.type_in("#phone", "89001234567").await;
+    page.until("document.getElementById('phone').value === '+7 900 123-45-67'")
+        .await;
+    page.shows("#verdict.good", "+7 900 123-45-67").await;
+    // Whoever mends a digit in the middle keeps the caret there.
+    page.press("\u{e012}\u{e012}\u{e017}4").await;
+    page.shows("#verdict.good", "+7 900 123-45-47").await;
+    assert_eq!(
+        page.value("[document.getElementById('phone').value, document.getElementById('phone').selectionStart]")
+            .await,
+        json!(["+7 900 123-45-47", 15])
+    );
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tab_tells_the_state_by_its_icon_and_the_page_how_far_one_is() {
+    let desk = Desk::new().await;
+    let page = &desk.page;
+    let icon = async |name: &str| {
+        page.until(&format!(
+            "document.querySelector('link[rel=icon]').getAttribute('href') === '{name}'"
+        ))
+        .await;
+        let kind = format!("fetch('{name}').then((answer) => answer.headers.get('content-type'))");
+        assert_eq!(page.value(&kind).await, "image/svg+xml");
+    };
+    let steps =
+        "[...document.querySelectorAll('#way li')].map((one) => one.ariaCurrent ?? one.className)";
+    icon("/icon.svg").await;
+    assert_eq!(page.value(steps).await, json!(["step", "", ""]));
+    desk.ask_for(ANNA).await;
+    let code = desk.code().await;
+    assert_eq!(page.value(steps).await, json!(["done", "step", ""]));
+    let phone = desk.rig.sim.phone(ANNA);
+    phone.enter_code(&code).await.expect("linked");
+    desk.face("linked").await;
+    icon("/icon-good.svg").await;
+    assert_eq!(page.text("#way").await, "", "there is no way left to go");
+    phone.remove_device(phone.devices()[0].id).await;
+    desk.face("trouble").await;
+    icon("/icon-bad.svg").await;
+    page.click("#trouble-action").await;
+    desk.face("unlinked").await;
+    icon("/icon.svg").await;
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn unlinking_asks_first_and_then_nothing_is_linked() {
     let desk = Desk::new().await;
     let page = &desk.page;

@@ -7,8 +7,18 @@ use crate::desk::Desk;
 /// Development only; its licence lies beside it.
 const AXE: &str = include_str!("axe/axe.min.js");
 
-/// The rules of WCAG 2.2, levels A and AA.
-const RULES: [&str; 5] = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"];
+/// The rules of WCAG 2.2, levels A and AA, and what axe's authors hold good besides.
+const RULES: [&str; 6] = [
+    "wcag2a",
+    "wcag2aa",
+    "wcag21a",
+    "wcag21aa",
+    "wcag22aa",
+    "best-practice",
+];
+
+/// What a finger needs, in CSS pixels.
+const FINGER: u32 = 44;
 
 const WIDTHS: [u32; 3] = [320, 768, 1280];
 
@@ -85,6 +95,18 @@ pub async fn fits(desk: &Desk, view: &str) {
         )
         .await;
     assert_eq!(found, json!([0, []]), "{view} is too wide");
+    let small = desk
+        .page
+        .js(
+            "return [...document.querySelectorAll('button, select, input, summary, a, .pick span')]
+                .filter((one) => one.checkVisibility() && !one.matches('.pick input'))
+                .map((one) => [one, one.getBoundingClientRect()])
+                .filter(([, { width, height }]) => height < arguments[0] - 0.1 || width < arguments[0] - 0.1)
+                .map(([one, { width, height }]) => `${one.id || one.outerHTML.slice(0, 80)} ${width} x ${height}`)",
+            &[FINGER.into()],
+        )
+        .await;
+    assert_eq!(small, json!([]), "{view} is too small for a finger");
 }
 
 /// What axe finds.

@@ -133,6 +133,22 @@ async fn everything_can_be_done_without_a_mouse() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_country_is_found_by_the_first_letters_of_its_name() {
+    let desk = Desk::new().await;
+    let page = &desk.page;
+    page.value("document.getElementById('country').focus() ?? null")
+        .await;
+    page.press("germ").await;
+    page.until("document.getElementById('country').value === 'DE'")
+        .await;
+    page.shows("#country-shown", "+49").await;
+    page.reload().await;
+    desk.face("unlinked").await;
+    page.shows("#country-shown", "+49").await;
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_face_leaves_the_focus_to_whoever_is_busy_elsewhere_but_tells_it() {
     let desk = Desk::new().await;
     let page = &desk.page;

@@ -1,8 +1,10 @@
 //! A server that goes away and comes back, and tabs beside each other: always the present truth, by itself.
 
+use std::time::Duration;
+
 use crate::chrome::Look;
 use crate::desk::Desk;
-use crate::rig::ANNA;
+use crate::rig::{ANNA, BORIS};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_outlives_a_restart_of_the_appliance_and_says_so_meanwhile() {
@@ -70,22 +72,21 @@ async fn a_page_outlives_a_restart_of_the_appliance_and_says_so_meanwhile() {
     desk.leave().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_socket_that_went_deaf_is_found_out_when_somebody_looks() {
-    let desk = Desk::closed(&[], Look::default()).await;
-    let page = &desk.page;
-    // What comes over the first connection is lost from the moment that the test says so.
-    page.before_every_page(
-        "let first = true;
+/// What comes over the first connection is lost from the moment that the test says so.
+const DEAF: &str = "let first = true;
         window.WebSocket = class extends WebSocket {
             set onmessage(hear) {
                 const mine = first;
                 first = false;
                 this.addEventListener('message', (event) => (mine && window.deaf) || hear(event));
             }
-        };",
-    )
-    .await;
+        };";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_went_deaf_is_found_out_when_somebody_looks() {
+    let desk = Desk::closed(&[], Look::default()).await;
+    let page = &desk.page;
+    page.before_every_page(DEAF).await;
     desk.open().await;
     desk.face("unlinked").await;
     page.value("window.deaf = true").await;
@@ -96,6 +97,56 @@ async fn a_socket_that_went_deaf_is_found_out_when_somebody_looks() {
     desk.face("linked").await;
     assert_eq!(page.text("#linked-phone").await, "79001***567");
     desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_comes_back_into_sight_never_shows_a_code_that_is_dead() {
+    // However it comes back: a tab that was hidden for a while, the way back from another page, a network that returns.
+    for (back, comes) in [
+        (
+            "document.dispatchEvent(new Event('visibilitychange'))",
+            "a tab",
+        ),
+        (
+            "dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))",
+            "a page",
+        ),
+        ("dispatchEvent(new Event('online'))", "a network"),
+    ] {
+        let desk = Desk::closed(&[], Look::default()).await;
+        let page = &desk.page;
+        page.before_every_page(&format!(
+            "{DEAF}
+            const now = Date.now.bind(Date);
+            Date.now = () => now() + (window.later || 0);
+            const steady = performance.now.bind(performance);
+            performance.now = () => steady() + (window.later || 0);"
+        ))
+        .await;
+        desk.open().await;
+        desk.face("unlinked").await;
+        desk.ask_for(ANNA).await;
+        desk.code().await;
+        page.js(
+            "window.deaf = true;
+            Object.defineProperty(document, 'hidden', { get: () => window.away, configurable: true });
+            window.away = true;
+            document.dispatchEvent(new Event('visibilitychange'));",
+            &[],
+        )
+        .await;
+        // The state is the same, the code is another.
+        let other = desk.rig.code("salon", BORIS, None).await.json()["code"].clone();
+        page.js("window.later = 6000; window.away = false", &[])
+            .await;
+        page.js(back, &[]).await;
+        let shown = format!("document.getElementById('code').dataset.code === {other}");
+        tokio::time::timeout(Duration::from_secs(10), page.until(&shown))
+            .await
+            .expect(comes);
+        page.shows("#code-for", "79007***321").await;
+        desk.leave().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,6 +119,49 @@ async fn the_code_can_be_printed_on_one_sheet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn in_high_contrast_everything_that_colours_told_is_told_by_lines() {
+    let desk = Desk::new().await;
+    let page = &desk.page;
+    let contrast = [
+        ("forced-colors", "active"),
+        ("prefers-color-scheme", "dark"),
+    ];
+    page.media("", &contrast).await;
+    assert_eq!(
+        page.value("matchMedia('(forced-colors: active)').matches")
+            .await,
+        true
+    );
+    page.picture("unlinked-contrast").await;
+    desk.ask_for(ANNA).await;
+    let code = desk.code().await;
+    page.until("document.querySelector('#qr svg')").await;
+    let style =
+        |css: &str, what: &str| format!("getComputedStyle(document.querySelector('{css}')).{what}");
+    let chosen = style(".pick :checked + span", "borderTopWidth");
+    assert_eq!(page.value(&chosen).await, "3px");
+    let other = style(".pick :not(:checked) + span", "borderTopWidth");
+    assert_eq!(page.value(&other).await, "0px");
+    let tile = style("#code b", "borderTopWidth");
+    assert_eq!(page.value(&tile).await, "2px");
+    let ground = style("#qr", "backgroundColor");
+    assert_eq!(
+        page.value(&ground).await,
+        "rgb(255, 255, 255)",
+        "a camera wants black on white"
+    );
+    page.picture("code-contrast").await;
+    let phone = desk.rig.sim.phone(ANNA);
+    phone.enter_code(&code).await.expect("linked");
+    desk.face("linked").await;
+    page.click("#sessions summary").await;
+    let dot = style("#session-list .dot", "backgroundColor");
+    assert_ne!(page.value(&dot).await, "rgba(0, 0, 0, 0)");
+    page.picture("linked-contrast").await;
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_script_the_page_says_what_to_do() {
     let desk = Desk::closed(&[], Look::default()).await;
     let page = &desk.page;
@@ -134,6 +177,12 @@ async fn without_script_the_page_says_what_to_do() {
         json!({ "value": false }),
     )
     .await;
+    let idle = "[...document.querySelectorAll('select, button, .dots')].filter((one) => one.checkVisibility()).length";
+    assert_eq!(
+        page.value(idle).await,
+        0,
+        "nothing that does nothing, nothing that seems to work"
+    );
     let main = page.text("main").await;
     assert!(
         main.contains("needs JavaScript") && main.contains("hairpin link"),

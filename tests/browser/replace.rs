@@ -1,5 +1,10 @@
 //! Another number than the linked one: asked about, told, and never guessed.
 
+use std::time::Duration;
+
+use hairpin_sim::{Fault, Kick, Step};
+
+use crate::chrome::Look;
 use crate::desk::Desk;
 use crate::rig::{ANNA, BORIS};
 
@@ -33,9 +38,14 @@ async fn a_live_link_is_replaced_only_after_a_question_that_names_both_numbers()
     page.click("#back").await;
     desk.face("linked").await;
 
+    // However fast and however bare it was typed.
     page.click("#link-other").await;
-    desk.ask_for("8 900 765-43-21").await;
+    desk.ask_for(BORIS).await;
     page.shows("#dialog[open]", "79001***567").await;
+    assert_eq!(
+        page.text("#dialog-yes").await,
+        "Replace with +7 900 765-43-21"
+    );
     page.click("#dialog-yes").await;
     let code = desk.code().await;
     page.shows(
@@ -57,6 +67,64 @@ async fn a_live_link_is_replaced_only_after_a_question_that_names_both_numbers()
         .expect("linked");
     desk.face("linked").await;
     assert_eq!(page.text("#linked-phone").await, "79007***321");
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_changes_their_mind_before_the_old_link_is_gone_keeps_it() {
+    let desk = Desk::with(&[("whatsapp.connect_timeout", "300")], Look::default()).await;
+    let page = &desk.page;
+    desk.link(ANNA).await;
+    page.click("#link-other").await;
+    // WhatsApp does not answer yet, and before it does nothing is given up.
+    let slow = Fault::delay(Step::Register, Duration::from_mins(5));
+    desk.rig.sim.fault(slow.standing());
+    desk.ask_for(BORIS).await;
+    page.click("#dialog-yes").await;
+    page.shows("#connecting-h", "Getting the code").await;
+    assert_eq!(desk.rig.status("salon").await["state"], "CONNECTED");
+    page.click("#stop").await;
+    desk.face("unlinked").await;
+    assert_eq!(page.text("#error").await, "", "that was wanted");
+    page.click("#back").await;
+    desk.face("linked").await;
+    assert_eq!(page.text("#linked-phone").await, "79001***567");
+    assert_eq!(desk.rig.sim.phone(ANNA).devices().len(), 1);
+    let journal = desk.rig.audit().await;
+    assert!(
+        journal
+            .iter()
+            .all(|entry| entry["what"] != "mismatch_wiped"),
+        "{journal:?}"
+    );
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_takes_a_live_links_place_can_be_cancelled_too() {
+    let desk = Desk::new().await;
+    let page = &desk.page;
+    desk.link(ANNA).await;
+    page.click("#link-other").await;
+    // WhatsApp takes its time to forget the old link.
+    desk.rig.sim.kick(ANNA, &Kick::FallSilent);
+    desk.ask_for(BORIS).await;
+    page.click("#dialog-yes").await;
+    page.until("document.getElementById('main').dataset.state === 'CONNECTING'")
+        .await;
+    let status = desk.rig.status("salon").await;
+    assert!(
+        status["state"] == "CONNECTING" && status["lastConnected"].is_u64(),
+        "the old link is being given up: {status}"
+    );
+    assert_eq!(page.text("#connecting-h").await, "Getting the code…");
+    page.click("#stop").await;
+    page.shows("#connecting-h", "One moment").await;
+    assert_eq!(page.text("#stop").await, "", "once is enough");
+    desk.face("unlinked").await;
+    desk.rig.state("salon", "UNLINKED").await;
+    assert_eq!(page.text("#error").await, "", "that was wanted");
+    desk.link(BORIS).await;
     desk.leave().await;
 }
 

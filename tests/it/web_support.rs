@@ -58,6 +58,7 @@ pub fn a_code(text: &str) -> PairingCode {
         phone_number: "79001***567".into(),
         expires_at: 1_700_000_000_000,
         deadline: tokio::time::Instant::now() + Duration::from_millis(170_500),
+        stopped: None,
         replaced: None,
     }
 }

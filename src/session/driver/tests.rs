@@ -140,3 +140,18 @@ async fn a_job_that_breaks_is_told_as_a_fault_of_ours_and_costs_nothing() {
     driver.stop().await;
     store.close().await;
 }
+
+#[tokio::test]
+async fn a_session_whose_task_broke_does_not_turn_and_one_that_was_removed_is_not_missed() {
+    let (commands, mailbox) = mpsc::channel(1);
+    let session = crate::session::Session {
+        commands,
+        view: watch::Sender::new(first_view("salon", "Salon", 10)).subscribe(),
+        events: broadcast::channel(1).0,
+        removed: Arc::default(),
+    };
+    drop(mailbox);
+    assert!(!session.turns().await);
+    session.removed.store(true, Ordering::SeqCst);
+    assert!(session.turns().await);
+}

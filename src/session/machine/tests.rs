@@ -281,6 +281,8 @@ fn while_the_phone_links_the_codes_clock_stands_and_another_runs() {
     assert_eq!(left(&play), Duration::from_secs(70));
     play.wait(Duration::from_secs(50));
     assert_eq!(left(&play), Duration::from_secs(70));
+    let stopped = play.machine.code(play.now).expect("still there").stopped;
+    assert_eq!(stopped, Some(Duration::from_secs(70)));
     let cancel = 99;
     play.feed(Input::Cancel(cancel));
     assert_eq!(play.refusal(cancel), Some(Code::LinkingInProgress));

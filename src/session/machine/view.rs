@@ -166,24 +166,25 @@ pub(super) fn deadline_of(phase: &Phase) -> Option<Instant> {
 }
 
 pub(super) fn code_of(phase: &Phase, now: Now) -> Option<PairingCode> {
-    let (ask, shown, deadline) = match phase {
+    let (ask, shown, left, stopped) = match phase {
         Phase::Awaiting(awaiting) if !awaiting.hidden => {
-            (&awaiting.ask, &awaiting.shown, awaiting.hide_at)
+            let left = awaiting.hide_at.saturating_duration_since(now.mono);
+            (&awaiting.ask, &awaiting.shown, left, None)
         }
         // The timer stopped when the phone took the code.
         Phase::Linking(Linking {
             ask,
             shown: Some((shown, left)),
             ..
-        }) => (ask, shown, now.mono + *left),
+        }) => (ask, shown, *left, Some(*left)),
         _ => return None,
     };
-    let left = deadline.saturating_duration_since(now.mono);
     Some(PairingCode {
         code: shown.code.clone(),
         phone_number: ask.phone().masked(),
         expires_at: now.wall + i64::try_from(left.as_millis()).unwrap_or(i64::MAX / 2),
-        deadline,
+        deadline: now.mono + left,
+        stopped,
         replaced: shown.replaced.clone(),
     })
 }

@@ -51,12 +51,37 @@ fn all_files_together_are_light() {
 
 #[test]
 fn what_only_authors_read_is_left_behind() {
-    let text = b"// Why.\n\tconst a = 'http://x'; // and\n\n\tb();\n";
-    let slim = slim::slim("js/a.js", text).expect("a script");
-    assert_eq!(slim, b"const a = 'http://x'; // and\nb();\n");
-    let style = slim::slim("a.css", b"/* One. */\na{}\n/* Two. */ b{}\n");
-    assert_eq!(style.as_deref(), Some(&b"a{}\n/* Two. */ b{}\n"[..]));
-    assert_eq!(slim::slim("i18n/en.json", b"{\n}"), None);
+    let slimmed = |name: &str, text: &str| {
+        let slim = slim::slim(name, text.as_bytes()).expect("a script or a style");
+        String::from_utf8(slim).expect("text")
+    };
+    for (text, slim) in [
+        (
+            "// Why.\n\tconst a = 'http://x'; // and\n\n\tb();\n",
+            "const a = 'http://x';\nb();",
+        ),
+        ("if (a) {\n\tb();\n\tc()\n}\n", "if(a){b();c()}"),
+        ("f(1, // one\n\t2);\n", "f(1,2);"),
+        ("a = b ? 'c ? d' : e;\n", "a=b?'c ? d':e;"),
+        ("a = /b, c/;\nd = `e, f`;\n", "a = /b, c/;d = `e, f`;"),
+        // What may be part of a text stays, and so does the end of its line.
+        (
+            "a = ' // ';\nb // isn't;\nc\n",
+            "a = ' // ';\nb // isn't;\nc\n",
+        ),
+    ] {
+        assert_eq!(slimmed("js/a.js", text), slim);
+    }
+    let style = slimmed(
+        "a.css",
+        "/* One. */\na{\n\tb:c d, e;\n}\n/* Two. */ a :f{}\n",
+    );
+    assert_eq!(style, "a{b:c d,e;}/* Two. */ a :f{}");
+    let texts = slimmed("i18n/en.json", "{\n\"a\":\"b, c\",\n\"d\":\"e\"\n}\n");
+    assert_eq!(texts, "{\"a\":\"b, c\",\"d\":\"e\"}\n");
+    let page = slimmed("index.html", "<p>\n\t<b>a</b>\n</p>\n");
+    assert_eq!(page, "<p><b>a</b></p>");
+    assert_eq!(slim::slim("icon.svg", b"<svg>\n</svg>"), None);
 }
 
 #[test]

@@ -10,6 +10,7 @@ fn a_code(text: &str, seconds: u64) -> PairingCode {
         phone_number: "79001***567".into(),
         expires_at: 0,
         deadline: Instant::now() + Duration::from_millis(seconds * 1000 + 500),
+        stopped: None,
         replaced: None,
     }
 }
