@@ -11,6 +11,9 @@ use tokio::sync::{Notify, watch};
 
 use super::Limits;
 
+/// Connections that were told to go and may still hold their memory while another is accepted.
+const MOST_GOING: usize = 16;
+
 /// All connections. Every atomic here is relaxed: each is a hint about one connection and orders nothing.
 #[derive(Debug)]
 pub(super) struct Conns {
@@ -145,6 +148,20 @@ impl Conns {
         })
     }
 
+    /// Returns when hardly any connection is left that made room and is not gone yet.
+    pub(super) async fn few_are_going(&self) {
+        let mut open = self.open.subscribe();
+        loop {
+            open.mark_unchanged();
+            let going = self.lock().values().filter(|e| e.is_shed()).count();
+            if going <= MOST_GOING {
+                return;
+            }
+            // The sender lives in `self`, so waiting cannot fail.
+            let _ = open.changed().await;
+        }
+    }
+
     /// From now on nobody is waited for.
     pub(super) fn begin_stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
@@ -252,6 +269,28 @@ mod tests {
         let slots = admit(&conns, HERE, 4);
         assert_eq!(shed(&slots), [true, true, false, false]);
         assert!(!good.entry.is_shed());
+    }
+
+    #[tokio::test]
+    async fn whoever_accepts_waits_until_those_that_made_room_are_gone() {
+        use futures_util::FutureExt as _;
+        let conns = Conns::new(Limits {
+            idle_per_address: MOST_GOING,
+            idle: 100,
+            connections: 100,
+            ..limits()
+        });
+        let mut slots = admit(&conns, HERE, MOST_GOING);
+        let going = |slots: &[Slot]| shed(slots).iter().filter(|shed| **shed).count();
+        while going(&slots) <= MOST_GOING {
+            assert!(conns.few_are_going().now_or_never().is_some());
+            slots.extend(admit(&conns, HERE, 1));
+        }
+        let few = conns.few_are_going();
+        tokio::pin!(few);
+        assert!(few.as_mut().now_or_never().is_none());
+        slots.remove(0);
+        few.await;
     }
 
     #[test]

@@ -22,10 +22,11 @@ const STOP: Duration = Duration::from_millis(800);
 const GONE: Duration = Duration::from_millis(150);
 /// Between two looks for logins whose time is over.
 const SWEEP: Duration = Duration::from_secs(30);
-/// After an accept that failed (no file descriptors left): ending connections give some back.
+/// After an accept that failed (no file descriptors left), and where many connections are ending: they give some back.
 const BREATHE: Duration = Duration::from_millis(50);
-/// hyper wants 8 KiB at least; a head that is longer is refused.
-const HEAD_BYTES: usize = 16 * 1024;
+/// As little as hyper lets us. A head that is longer is refused; whoever asks for much at once and takes nothing fills
+/// this for reading, and once more for writing.
+const HEAD_BYTES: usize = 8 * 1024;
 const HEADERS: usize = 64;
 
 /// Where a connection arrived, and from whom.
@@ -78,6 +79,8 @@ pub(super) async fn serve_edge(
                     }
                     // Let the connections read before the next one may make them give way.
                     tokio::task::yield_now().await;
+                    // And those that gave way go. Under a flood the system's queue is the place to wait, not our memory.
+                    let _ = tokio::time::timeout(BREATHE, conns.few_are_going()).await;
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a connection could not be accepted");
