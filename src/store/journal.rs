@@ -146,6 +146,11 @@ impl JournalEntry {
         Self::from_record(record::decode(bytes)?)
     }
 
+    /// An entry as it is to be stored.
+    pub(super) fn encode(&self) -> Result<Vec<u8>, StoreError> {
+        record::encode(&self.to_record())
+    }
+
     fn from_record(record: JournalRecord) -> Result<Self, StoreError> {
         Ok(Self {
             time: record.time,
@@ -174,7 +179,7 @@ pub(super) fn append(writer: &Writer<'_>, entries: &[JournalEntry]) -> Result<()
     }
     let encoded = entries
         .iter()
-        .map(|entry| record::encode(&entry.to_record()))
+        .map(JournalEntry::encode)
         .collect::<Result<Vec<_>, _>>()?;
     let whole = (Bound::Unbounded, Bound::Unbounded);
     let last = match writer.raw_range(&TABLE.name(), whole, 1, true)?.first() {

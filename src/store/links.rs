@@ -163,6 +163,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<LinkRow, StoreError> {
     from_record(record::decode(bytes)?)
 }
 
+/// The other way round.
+pub(super) fn encode(row: &LinkRow) -> Result<Vec<u8>, StoreError> {
+    record::encode(&to_record(row))
+}
+
 /// Brings a link in under an epoch that was never used.
 pub(super) fn bring_in(
     writer: &Writer<'_>,
@@ -229,8 +234,7 @@ pub(super) fn update(
 }
 
 fn put(writer: &Writer<'_>, session: &str, row: &LinkRow) -> Result<(), StoreError> {
-    let record = record::encode(&to_record(row))?;
-    writer.put_of_link(row.epoch, LINKS, session.as_bytes(), &record)
+    writer.put_of_link(row.epoch, LINKS, session.as_bytes(), &encode(row)?)
 }
 
 const ENDED: [EndedReason; 4] = [

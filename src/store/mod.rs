@@ -14,6 +14,8 @@ mod keys;
 mod links;
 mod look;
 mod overlay;
+#[doc(hidden)]
+pub mod probe;
 mod record;
 mod restore;
 mod rows;

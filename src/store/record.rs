@@ -45,6 +45,11 @@ pub(super) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, StoreError> {
     }
 }
 
+/// Reads a record and writes it again.
+pub(super) fn again<T: Decode<()> + Encode>(bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
+    encode(&decode::<T>(bytes)?)
+}
+
 /// A session's slot.
 #[derive(Debug, Encode, Decode)]
 pub(super) struct SessionRecord {

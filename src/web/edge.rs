@@ -15,6 +15,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::watch;
 use warp::Filter as _;
+use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 use super::guard::{Admitted, Guard};
@@ -69,6 +70,17 @@ impl Edge {
             .unify()
             .or(assets::filter(&web))
             .unify()
+            .boxed();
+        Self::with(web, stop, filters)
+    }
+
+    /// The door of what these filters answer.
+    pub(super) fn with(
+        web: Arc<Web>,
+        stop: watch::Receiver<bool>,
+        filters: BoxedFilter<(Response,)>,
+    ) -> Self {
+        let filters = filters
             .recover(|rejection: warp::Rejection| async move {
                 // The route list let it through, so it is the query or the headers that a filter did not like.
                 let problem = if rejection.is_not_found() {
@@ -244,10 +256,7 @@ impl Edge {
     }
 
     fn lang(&self, headers: &HeaderMap) -> Lang {
-        headers
-            .get(header::ACCEPT_LANGUAGE)
-            .and_then(|value| value.to_str().ok())
-            .and_then(Lang::of_header)
+        liked(headers)
             .or(self.web.settings.language)
             .unwrap_or(Lang::En)
     }
@@ -260,7 +269,7 @@ impl std::fmt::Debug for Edge {
 }
 
 /// Only the WebSocket is upgraded to, and only on its own path: no HTTP/2 slips past the door.
-fn check_upgrade(headers: &HeaderMap, path: &str) -> Result<(), Problem> {
+pub(super) fn check_upgrade(headers: &HeaderMap, path: &str) -> Result<(), Problem> {
     let Some(upgrade) = headers.get(header::UPGRADE) else {
         return Ok(());
     };
@@ -272,7 +281,7 @@ fn check_upgrade(headers: &HeaderMap, path: &str) -> Result<(), Problem> {
 }
 
 /// Whether a browser says that another site caused this.
-fn is_cross_site(headers: &HeaderMap) -> bool {
+pub(super) fn is_cross_site(headers: &HeaderMap) -> bool {
     headers
         .get("sec-fetch-site")
         .is_some_and(|site| site != "same-origin" && site != "none")
@@ -284,7 +293,7 @@ fn is_page<B>(request: &Request<B>) -> bool {
     assets::exists(path) || path == "/healthz"
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(only), None) = (values.next(), values.next()) else {
         return None;
@@ -293,8 +302,14 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(key)
 }
 
+/// The language that a browser likes best, of those that we speak.
+pub(super) fn liked(headers: &HeaderMap) -> Option<Lang> {
+    let value = headers.get(header::ACCEPT_LANGUAGE)?;
+    value.to_str().ok().and_then(Lang::of_header)
+}
+
 /// The user agent, shortened, in plain ASCII.
-fn user_agent(headers: &HeaderMap) -> Option<String> {
+pub(super) fn user_agent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(header::USER_AGENT)?.as_bytes();
     let plain = text.iter().copied().filter(|b| (b' '..=b'~').contains(b));
     Some(plain.take(120).map(char::from).collect())
@@ -324,9 +339,6 @@ fn dress(response: &mut Response) {
             "camera=(), geolocation=(), microphone=(), payment=(), usb=(), clipboard-write=(self)",
         ),
     ];
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return;
-    }
     let headers = response.headers_mut();
     for (name, value) in ALWAYS {
         headers.insert(name, HeaderValue::from_static(value));

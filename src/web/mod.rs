@@ -8,11 +8,16 @@ mod api;
 mod assets;
 mod body;
 mod conns;
+#[cfg(test)]
+mod echo;
 mod edge;
 mod guard;
 mod login;
+mod pages;
 mod peer;
 mod port;
+#[doc(hidden)]
+pub mod probe;
 mod problem;
 mod qr;
 mod serve;
@@ -34,6 +39,7 @@ use tokio::sync::watch;
 use crate::access::Access;
 use crate::phone::Country;
 use crate::words::Lang;
+use pages::Pages;
 use throttle::Throttle;
 
 pub use guard::own_names;
@@ -178,6 +184,8 @@ pub struct Limits {
     pub idle: usize,
     /// Connections in all, busy ones included.
     pub connections: usize,
+    /// WebSockets of one client; people have a few tabs, and behind one address there may be a whole salon.
+    pub sockets_per_client: usize,
     /// How long a new connection may idle before it counts against its address.
     pub young: Duration,
     /// Messages a WebSocket may send at once; it earns a quarter of them back each second.
@@ -196,6 +204,7 @@ impl Default for Limits {
             idle_per_address_at_once: 160,
             idle: 224,
             connections: 512,
+            sockets_per_client: 64,
             young: Duration::from_secs(1),
             messages: 20,
         }
@@ -250,6 +259,7 @@ pub struct Web {
     /// How often the accept loop was asked whether it turns, and the last question that it answered.
     asked: watch::Sender<u64>,
     answered: watch::Sender<u64>,
+    pages: Arc<Pages>,
 }
 
 impl Web {
@@ -269,6 +279,7 @@ impl Web {
             throttle: Throttle::default(),
             asked: watch::Sender::new(0),
             answered: watch::Sender::new(0),
+            pages: Arc::default(),
         }
     }
 

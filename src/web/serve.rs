@@ -43,10 +43,21 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Serves the page until `stop` becomes true; returns within a second of that, with every connection gone.
-pub async fn serve(listener: TcpListener, web: Arc<Web>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: TcpListener, web: Arc<Web>, stop: watch::Receiver<bool>) {
+    let edge = Edge::new(Arc::clone(&web), stop.clone());
+    serve_edge(listener, &web, edge, stop).await;
+}
+
+/// The same behind any door.
+pub(super) async fn serve_edge(
+    listener: TcpListener,
+    web: &Web,
+    edge: Edge,
+    mut stop: watch::Receiver<bool>,
+) {
+    let edge = Arc::new(edge);
     let limits = web.settings.limits.clone();
     let conns = Conns::new(limits.clone());
-    let edge = Arc::new(Edge::new(Arc::clone(&web), stop.clone()));
     let mut asked = web.asked.subscribe();
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
@@ -108,6 +119,32 @@ fn open(
 }
 
 async fn drive(
+    mut socket: Peer,
+    arrival: Arrival,
+    edge: Arc<Edge>,
+    head: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    // Whoever says nothing gets no buffers.
+    let spoke = tokio::select! {
+        biased;
+        () = arrival.entry.killed() => return,
+        () = stopped(&mut stop) => return,
+        first = tokio::time::timeout(head, socket.first_byte()) => first,
+    };
+    if !matches!(spoke, Ok(Ok(_))) {
+        return;
+    }
+    // Boxed: each takes only its own room, and only once it is needed.
+    if edge.tls().is_some() {
+        Box::pin(shake(socket, arrival, edge, head, stop)).await;
+    } else {
+        Box::pin(converse(socket, arrival, edge, head, stop)).await;
+    }
+}
+
+/// Speaks TLS first.
+async fn shake(
     socket: Peer,
     arrival: Arrival,
     edge: Arc<Edge>,
@@ -115,7 +152,7 @@ async fn drive(
     mut stop: watch::Receiver<bool>,
 ) {
     let Some(tls) = edge.tls() else {
-        return converse(socket, arrival, edge, head, stop).await;
+        return;
     };
     let entry = Arc::clone(&arrival.entry);
     let socket = tokio::select! {
@@ -143,7 +180,10 @@ async fn converse<S>(
     let entry = Arc::clone(&arrival.entry);
     let service = service_fn(move |request| {
         let (edge, arrival) = (Arc::clone(&edge), arrival.clone());
-        async move { Ok::<_, std::convert::Infallible>(edge.answer(request, &arrival).await) }
+        // Boxed: hyper keeps room for an answer even while nothing is asked.
+        Box::pin(
+            async move { Ok::<_, std::convert::Infallible>(edge.answer(request, &arrival).await) },
+        )
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

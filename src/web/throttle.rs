@@ -2,7 +2,7 @@
 //! It never locks out one address for what another did, nor the login form for what a script did.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ impl Failures {
 impl Throttle {
     /// Whether the address may present a key now, or after how many seconds.
     pub(super) fn admit(&self, address: IpAddr, way: Way, now: Instant) -> Result<(), u64> {
-        let Some(failures) = self.lock().get(&(network(address), way)).copied() else {
+        let Some(failures) = self.lock().get(&(address.to_canonical(), way)).copied() else {
             return Ok(());
         };
         let left = failures
@@ -68,7 +68,7 @@ impl Throttle {
     pub(super) fn failed(&self, address: IpAddr, way: Way, now: Instant) -> Duration {
         let mut table = self.lock();
         table.retain(|_, f| now.saturating_duration_since(f.last) < MEMORY);
-        let key = (network(address), way);
+        let key = (address.to_canonical(), way);
         if table.len() >= MOST && !table.contains_key(&key) {
             let oldest = table.iter().min_by_key(|(_, f)| f.last).map(|(k, _)| *k);
             if let Some(oldest) = oldest {
@@ -86,22 +86,11 @@ impl Throttle {
 
     /// Forgets an address that had the right key.
     pub(super) fn succeeded(&self, address: IpAddr, way: Way) {
-        self.lock().remove(&(network(address), way));
+        self.lock().remove(&(address.to_canonical(), way));
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(IpAddr, Way), Failures>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What one client can choose freely counts as one address: the lower half of an IPv6 address.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let bits = u128::from(v6) & (u128::MAX << 64);
-            IpAddr::V6(Ipv6Addr::from(bits))
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -143,13 +132,16 @@ mod tests {
         assert_eq!(throttle.admit(script, Way::Bearer, now), Ok(()));
     }
 
+    /// A salon's whole network is one IPv6 network, its customers included. Whoever changes addresses there gains
+    /// nothing on 150 bits.
     #[test]
-    fn one_ipv6_network_is_one_address_and_a_mapped_one_is_ipv4() {
+    fn a_neighbour_in_the_same_ipv6_network_is_somebody_else_and_a_mapped_address_is_ipv4() {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let one: IpAddr = "2001:db8::1".parse().expect("an address");
-        let other: IpAddr = "2001:db8::ffff:2".parse().expect("an address");
+        let other: IpAddr = "2001:db8::2".parse().expect("an address");
         fail(&throttle, one, FREE, now);
-        assert!(throttle.admit(other, Way::Login, now).is_err());
+        assert!(throttle.admit(one, Way::Login, now).is_err());
+        assert_eq!(throttle.admit(other, Way::Login, now), Ok(()));
         let mapped: IpAddr = "::ffff:192.0.2.9".parse().expect("an address");
         fail(&throttle, mapped, FREE, now);
         let plain = IpAddr::from([192, 0, 2, 9]);

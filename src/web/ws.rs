@@ -27,6 +27,7 @@ use warp::reply::Response;
 use super::Web;
 use super::body::LARGEST;
 use super::edge::Ctx;
+use super::pages::Place;
 use super::problem::{Outcome, Problem, carry, phone_refusal};
 use super::serve::stopped;
 use super::wire::{self, Text};
@@ -41,9 +42,14 @@ pub(super) const PATH: &str = "/ws";
 
 /// One page's requests that are not answered yet; a person has one or two.
 const MOST_WAITING: usize = 8;
+/// Room for what pages usually send, which every socket keeps; a longer message makes its own.
+const USUAL: usize = 512;
 /// How long the other side may take to close after we said that we do.
 const FAREWELL: Duration = Duration::from_millis(300);
 const FAREWELL_AT_STOP: Duration = Duration::from_millis(100);
+
+/// A client's connection after the handshake.
+pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 #[derive(Deserialize)]
 struct Query {
@@ -53,7 +59,7 @@ struct Query {
 
 /// Why a socket closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Close {
+pub(super) enum Close {
     /// The other side closed, is gone, or takes nothing.
     Gone,
     Stopping,
@@ -61,6 +67,8 @@ enum Close {
     Malformed,
     BadText,
     Flooding,
+    /// Newer ones of the same client took its place.
+    Crowded,
     TooLarge,
     LoggedOut,
     Removed,
@@ -74,7 +82,7 @@ impl Close {
             Self::Malformed => Some(1002),
             Self::NotText => Some(1003),
             Self::BadText => Some(1007),
-            Self::Flooding => Some(1008),
+            Self::Flooding | Self::Crowded => Some(1008),
             Self::TooLarge => Some(1009),
             Self::LoggedOut => Some(4401),
             Self::Removed => Some(4404),
@@ -106,8 +114,7 @@ fn open(
     headers: &HeaderMap,
     upgrade: Option<OnUpgrade>,
 ) -> Outcome {
-    let upgrade = upgrade.ok_or_else(Problem::upgrade)?;
-    let accept = accept(headers).ok_or_else(Problem::upgrade)?;
+    let (response, socket) = begin(headers, upgrade, LARGEST)?;
     // The edge lets nobody in here without one.
     let pass = ctx.pass.clone().ok_or_else(Problem::unauthorized)?;
     let id = query.session.unwrap_or_else(|| session::DEFAULT.to_owned());
@@ -119,21 +126,26 @@ fn open(
     web.sessions.view(&id).ok_or(Code::NoSuchSession)?;
     let web = Arc::clone(web);
     tokio::spawn(async move {
-        // It fails when the client has gone before our answer reached it.
-        let Ok(upgraded) = upgrade.await else {
+        let Some(socket) = socket.await else {
             return;
         };
-        let config = WebSocketConfig::default()
-            .read_buffer_size(LARGEST)
-            .max_message_size(Some(LARGEST))
-            .max_frame_size(Some(LARGEST));
-        let io = TokioIo::new(upgraded);
-        let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
         let _counted = Counted::new(&web);
         Conversation::new(web, ctx, pass, Page::new(id, lang), socket)
             .run()
             .await;
     });
+    Ok(response)
+}
+
+/// Answers a handshake. What waits behind it is the socket for messages of at most so many bytes; none, when the
+/// client has gone before our answer reached it.
+pub(super) fn begin(
+    headers: &HeaderMap,
+    upgrade: Option<OnUpgrade>,
+    most: usize,
+) -> Result<(Response, impl Future<Output = Option<Socket>> + use<>), Problem> {
+    let upgrade = upgrade.ok_or_else(Problem::upgrade)?;
+    let accept = accept(headers).ok_or_else(Problem::upgrade)?;
     let mut response = Response::default();
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let fields = [
@@ -142,11 +154,19 @@ fn open(
         (header::SEC_WEBSOCKET_ACCEPT, accept),
     ];
     response.headers_mut().extend(fields);
-    Ok(response)
+    let config = WebSocketConfig::default()
+        .read_buffer_size(USUAL)
+        .max_message_size(Some(most))
+        .max_frame_size(Some(most));
+    let socket = async move {
+        let io = TokioIo::new(upgrade.await.ok()?);
+        Some(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await)
+    };
+    Ok((response, socket))
 }
 
 /// The answer to a handshake (RFC 6455, section 4.2); none if it is none.
-fn accept(headers: &HeaderMap) -> Option<HeaderValue> {
+pub(super) fn accept(headers: &HeaderMap) -> Option<HeaderValue> {
     let says = |name: HeaderName, wanted: &str| {
         let mut values = headers.get_all(name).iter();
         values.any(|value| {
@@ -189,11 +209,12 @@ struct Answer {
 
 struct Conversation {
     web: Arc<Web>,
+    place: Place,
     ctx: Ctx,
     pass: Pass,
     stop: watch::Receiver<bool>,
     page: Page,
-    socket: WebSocketStream<TokioIo<Upgraded>>,
+    socket: Socket,
     /// Requests for a code; dropping the socket drops them, and nobody waits any more.
     codes: JoinSet<Answer>,
     /// The others, with the id to echo.
@@ -202,14 +223,11 @@ struct Conversation {
 }
 
 impl Conversation {
-    fn new(
-        web: Arc<Web>,
-        ctx: Ctx,
-        pass: Pass,
-        page: Page,
-        socket: WebSocketStream<TokioIo<Upgraded>>,
-    ) -> Self {
+    fn new(web: Arc<Web>, ctx: Ctx, pass: Pass, page: Page, socket: Socket) -> Self {
         Self {
+            place: web
+                .pages
+                .admit(ctx.client, web.settings.limits.sockets_per_client),
             stop: ctx.stop.clone(),
             budget: Budget::new(web.settings.limits.messages),
             web,
@@ -229,26 +247,7 @@ impl Conversation {
         };
         // What was asked for is done even if nobody stays to hear of it.
         self.others.detach_all();
-        if let Some(code) = close.code() {
-            let farewell = async {
-                let close = CloseFrame {
-                    code: code.into(),
-                    reason: "".into(),
-                };
-                let sent = self.socket.send(Frame::Close(Some(close))).await;
-                // Hear the other side out, so that it hears us.
-                while sent.is_ok() && matches!(self.socket.next().await, Some(Ok(_))) {}
-            };
-            let time = match close {
-                Close::Stopping => FAREWELL_AT_STOP,
-                _ => FAREWELL,
-            };
-            // Whoever does not listen is left without.
-            let _ = tokio::time::timeout(time, farewell).await;
-        } else {
-            // The echo of the other side's own close.
-            let _ = tokio::time::timeout(FAREWELL, self.socket.flush()).await;
-        }
+        part(&mut self.socket, close).await;
     }
 
     async fn talk(&mut self) -> Result<std::convert::Infallible, Close> {
@@ -264,6 +263,7 @@ impl Conversation {
                 biased;
                 () = stopped(&mut self.stop) => return Err(Close::Stopping),
                 () = self.pass.ended() => return Err(Close::LoggedOut),
+                () = self.place.over() => return Err(Close::Crowded),
                 event = events.recv() => match event {
                     Ok(event) => match self.page.event(event) {
                         Step::Send(frames) => frames,
@@ -313,6 +313,7 @@ impl Conversation {
             biased;
             () = stopped(&mut self.stop) => Err(Close::Stopping),
             () = self.pass.ended() => Err(Close::LoggedOut),
+            () = self.place.over() => Err(Close::Crowded),
             sent = tokio::time::timeout(stall, self.socket.send(message)) => match sent {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(_)) | Err(_) => Err(Close::Gone),
@@ -466,8 +467,31 @@ where
     }
 }
 
+/// Says why it is over. Whoever does not listen is left without.
+pub(super) async fn part(socket: &mut Socket, close: Close) {
+    let time = match close {
+        Close::Stopping => FAREWELL_AT_STOP,
+        _ => FAREWELL,
+    };
+    let farewell = async {
+        let Some(code) = close.code() else {
+            // The echo of the other side's own close.
+            return socket.flush().await;
+        };
+        let close = CloseFrame {
+            code: code.into(),
+            reason: "".into(),
+        };
+        socket.send(Frame::Close(Some(close))).await?;
+        // Hear the other side out, so that it hears us.
+        while matches!(socket.next().await, Some(Ok(_))) {}
+        Ok(())
+    };
+    let _ = tokio::time::timeout(time, farewell).await;
+}
+
 /// Which close code an unreadable message gets.
-fn broken(error: &tungstenite::Error) -> Close {
+pub(super) fn broken(error: &tungstenite::Error) -> Close {
     match error {
         tungstenite::Error::Capacity(_) => Close::TooLarge,
         tungstenite::Error::Utf8(_) => Close::BadText,

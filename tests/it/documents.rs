@@ -313,8 +313,6 @@ fn no_document_holds_a_command_that_nobody_runs() {
 fn what_is_run_elsewhere_is_run_there() {
     for (line, how) in ELSEWHERE {
         match how {
-            // (The package's own tests come with the package.)
-            Runs(file, _) if !root().join(file).exists() => assert_eq!(*file, INSTALL),
             Runs(file, words) => assert!(read(file).contains(words), "{file}: {line}"),
             Nobody(why) => assert!(!why.is_empty(), "{line}"),
         }

@@ -7,6 +7,7 @@ mod backup_docs;
 mod by_hand;
 mod control;
 mod control_link;
+mod corpus;
 mod crowd;
 mod documents;
 mod endurance;

@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -352,6 +353,80 @@ async fn a_process_that_is_made_to_crash_leaves_no_core_behind() {
     let ended = serve.child.wait().expect("ended");
     assert_eq!(ended.signal(), Some(6));
     assert!(!ended.core_dumped());
+}
+
+/// Files in `/proc` belong to root once a process may not be looked into; whoever is root already has to be somebody
+/// else to see that.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_other_process_of_the_same_user_may_look_into_this_one() {
+    const NOBODY: u32 = 65_534;
+    let folder = tempfile::tempdir().expect("a folder");
+    let is_root = rustix::process::getuid().is_root();
+    let binary = folder.path().join("hairpin");
+    std::fs::copy(env!("CARGO_BIN_EXE_hairpin"), &binary).expect("copied");
+    let home = folder.path().join("home");
+    std::fs::create_dir(&home).expect("made");
+    let mut command = program(binary.to_str().expect("text"), &["serve"], &home);
+    command.args(["--listen", "127.0.0.1:0"]);
+    command.args(["--whatsapp-url", "ws://127.0.0.1:1/"]);
+    if is_root {
+        std::os::unix::fs::chown(&home, Some(NOBODY), Some(NOBODY)).expect("given away");
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open).expect("opened");
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let mut child = command.stderr(Stdio::null()).spawn().expect("started");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    // It is up.
+    let address = lines.next().expect("a line").expect("text");
+    assert!(address.starts_with("Hairpin is at"), "{address}");
+    let process = format!("/proc/{}", child.id());
+    let user = std::fs::metadata(&process).expect("there");
+    let memory = std::fs::metadata(format!("{process}/mem")).expect("there");
+    let environment = std::fs::metadata(format!("{process}/environ")).expect("there");
+    let owner = std::fs::read_to_string(format!("{process}/status")).expect("readable");
+    let mine = if is_root {
+        NOBODY
+    } else {
+        rustix::process::getuid().as_raw()
+    };
+    assert!(owner.contains(&format!("Uid:\t{mine}\t")), "{owner}");
+    for about in [user, memory, environment] {
+        assert_eq!(about.uid(), 0, "it can be looked into");
+    }
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_others_could_read_is_closed_at_the_start_and_the_log_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sim = Sim::start().await;
+    Serve::start(folder.path(), &sim.url(), &[]).kill();
+    let data = folder.path().join(".local/share/hairpin");
+    let wide = [
+        (data.clone(), 0o755, 0o700),
+        (data.join("hairpin.redb"), 0o644, 0o600),
+        (data.join("hairpin.keys"), 0o604, 0o600),
+        (data.join("access-key"), 0o640, 0o600),
+    ];
+    for (path, mode, _) in &wide {
+        let mode = std::fs::Permissions::from_mode(*mode);
+        std::fs::set_permissions(path, mode).expect("opened");
+    }
+    Serve::start(folder.path(), &sim.url(), &[]).kill();
+    let log = std::fs::read_to_string(folder.path().join("log")).expect("a log");
+    for (path, was, now) in wide {
+        let mode = std::fs::metadata(&path).expect("there").permissions();
+        assert_eq!(mode.mode() & 0o777, now, "{}", path.display());
+        let was = format!("{was:o}");
+        let mut told = log.lines().filter(|line| line.contains("WARN"));
+        assert!(
+            told.any(|line| line.contains(&was)),
+            "{}: {log}",
+            path.display()
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

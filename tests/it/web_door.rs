@@ -28,8 +28,17 @@ async fn hit(app: &App, route: &Route, headers: &[(&str, String)], body: &str) -
             .header("content-security-policy")
             .starts_with("default-src 'none'")
     );
-    assert_eq!(answer.header("x-content-type-options"), "nosniff");
-    assert_eq!(answer.header("access-control-allow-origin"), "");
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-resource-policy", "same-origin"),
+        ("cache-control", "no-store"),
+        ("access-control-allow-origin", ""),
+    ] {
+        assert_eq!(answer.header(name), value, "{route:?} {name}");
+    }
     answer
 }
 

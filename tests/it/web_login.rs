@@ -1,5 +1,7 @@
 //! Logging in and out, the lockout, and the end of whatever a key or a login had opened.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use crate::web_support::{Answer, App, start, start_with};
@@ -157,8 +159,10 @@ async fn logging_out_closes_the_logins_sockets_and_no_others() {
         .send("POST", "/logout", std::slice::from_ref(&cookie), "")
         .await;
     assert_eq!(answer.status, 204);
+    let out = Instant::now();
     assert!(answer.header("set-cookie").contains("Max-Age=0"));
     assert_eq!(mine.closed().await, 4401);
+    assert!(out.elapsed() < Duration::from_secs(1), "at once");
     assert_eq!(sessions(&app, cookie).await, 401);
 
     others.send(json!({"event": "nonsense"})).await;
@@ -179,9 +183,11 @@ async fn rotation_closes_every_socket_at_once() {
     by_key.next().await;
 
     let new = app.access.rotate().expect("rotated");
+    let rotated = Instant::now();
 
     assert_eq!(by_cookie.closed().await, 4401);
     assert_eq!(by_key.closed().await, 4401);
+    assert!(rotated.elapsed() < Duration::from_secs(1), "at once");
     assert_eq!(sessions(&app, cookie).await, 401);
     assert_eq!(sessions(&app, app.bearer()).await, 401);
     let new = ("Authorization", format!("Bearer {}", new.reveal()));

@@ -8,6 +8,7 @@ use hairpin::secret::SecretText;
 use hairpin::session::{EndReason, Qr, RequestError, SessionEvent, State};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::web_support::{Plan, Socket, a_code, a_status, eventually, start, start_with};
 
@@ -404,5 +405,56 @@ async fn a_page_that_reads_nothing_is_dropped_and_harms_nobody() {
             .is_ok()
     );
     drop(deaf);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_with_too_many_sockets_loses_its_oldest_and_nobody_else_loses_any() {
+    let app = start_with(|settings| {
+        settings.limits.sockets_per_client = 2;
+        settings.trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
+    })
+    .await;
+    let from = |client: &str| [app.bearer(), ("X-Forwarded-For", client.to_owned())];
+    let mut owner = app.try_socket("", &from("192.0.2.7")).await.expect("in");
+    let mut greedy = Vec::new();
+    for _ in 0..5 {
+        let mut socket = app.try_socket("", &from("192.0.2.66")).await.expect("in");
+        // One after another, so that it is certain which are the oldest.
+        socket.next().await;
+        greedy.push(socket);
+    }
+    for socket in &mut greedy[..3] {
+        assert_eq!(socket.closed().await, 1008);
+    }
+    eventually("the others stay", || app.counts.websockets() == 3).await;
+    for socket in greedy[3..].iter_mut().chain([&mut owner]) {
+        socket.send(json!({"event": "nothing"})).await;
+        let refusal = socket.next_of("pairing-code-error").await;
+        assert_eq!(refusal["data"]["code"], "BAD_MESSAGE");
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_handshakes_answer_carries_the_headers_of_every_other() {
+    let app = start().await;
+    let url = format!("ws://{}/ws", app.address);
+    let mut request = url.into_client_request().expect("a request");
+    let (name, key) = app.bearer();
+    request
+        .headers_mut()
+        .insert(name, key.parse().expect("a header"));
+    let (_socket, answer) = tokio_tungstenite::connect_async(request).await.expect("in");
+    assert_eq!(answer.status(), 101);
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cache-control", "no-store"),
+    ] {
+        assert_eq!(answer.headers()[name], value, "{name}");
+    }
+    let policy = answer.headers()["content-security-policy"].to_str();
+    assert!(policy.expect("text").starts_with("default-src 'none'"));
     app.stop().await;
 }

@@ -91,7 +91,7 @@ fn every_state_has_its_entry_and_the_words_of_the_page() {
     for (state, row) in State::ALL.into_iter().zip(&rows) {
         let name = match state {
             State::Unlinked => "unlinked.h".to_owned(),
-            State::Connecting => "reaching.h".to_owned(),
+            State::Connecting => "asking.h".to_owned(),
             State::AwaitingCodeEntry => "code.h".to_owned(),
             State::Linking => "linking.h".to_owned(),
             State::Connected => "linked.h".to_owned(),
