@@ -3,9 +3,10 @@
 mod slim;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use rust_embed::{EmbeddedFile, RustEmbed};
@@ -41,7 +42,7 @@ const COUNTRY: &str = "country:'RU'";
 /// One file, ready to be sent.
 #[derive(Clone)]
 struct Asset {
-    body: Cow<'static, [u8]>,
+    body: Bytes,
     gzipped: Option<&'static [u8]>,
     kind: &'static str,
     etag: String,
@@ -54,15 +55,22 @@ pub(super) fn exists(path: &str) -> bool {
 
 /// The page's files, each by its path. What is no file of it is left to the other filters' refusals.
 pub(super) fn filter(web: &Web) -> BoxedFilter<(Response,)> {
-    let house = house(&web.settings);
+    // Made ready once: whoever asks shares the bytes, however long it takes them.
+    let mut assets: HashMap<String, Asset> = Files::iter()
+        .map(|name| format!("/{name}"))
+        .filter_map(|path| Some((path.clone(), Asset::new(find(&path)?))))
+        .collect();
+    if let Some(page) = assets.get(PAGE).cloned() {
+        assets.insert("/".to_owned(), page);
+    }
+    if let Some(house) = house(&web.settings) {
+        assets.insert(HOUSE.to_owned(), house);
+    }
     warp::get()
         .and(warp::path::full())
         .and(warp::header::headers_cloned())
         .and_then(move |path: FullPath, headers: HeaderMap| {
-            let asset = match path.as_str() {
-                HOUSE => house.clone(),
-                path => find(path).map(Asset::new),
-            };
+            let asset = assets.get(path.as_str());
             let answer = asset.map(|asset| asset.answer(&headers));
             std::future::ready(answer.ok_or_else(warp::reject::not_found))
         })
@@ -117,7 +125,7 @@ fn house(settings: &WebSettings) -> Option<Asset> {
         gzipped: None,
         kind: asset.kind,
         etag: hex(&Sha256::digest(text.as_bytes())),
-        body: Cow::Owned(text.into_bytes()),
+        body: text.into(),
     })
 }
 
@@ -146,7 +154,10 @@ impl Asset {
     fn new(found: Found) -> Self {
         let gzipped = GZIPPED.iter().find(|(name, _)| *name == found.name);
         let slim = slim::slim(&found.name, &found.file.data);
-        let body = slim.map_or(found.file.data, Cow::Owned);
+        let body = match slim.map_or(found.file.data, Cow::Owned) {
+            Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+            Cow::Owned(bytes) => bytes.into(),
+        };
         Self {
             gzipped: gzipped.map(|(_, bytes)| *bytes),
             kind: found.kind,
@@ -155,7 +166,7 @@ impl Asset {
         }
     }
 
-    fn answer(self, headers: &HeaderMap) -> Response {
+    fn answer(&self, headers: &HeaderMap) -> Response {
         let gzipped = self.gzipped.filter(|_| takes_gzip(headers));
         // Other bytes, another tag.
         let way = if gzipped.is_some() { "-gzip" } else { "" };
@@ -163,10 +174,8 @@ impl Asset {
         let mut response = if is_known(headers, &etag) {
             empty(StatusCode::NOT_MODIFIED)
         } else {
-            let mut response = match (gzipped, self.body) {
-                (Some(bytes), _) | (None, Cow::Borrowed(bytes)) => bytes.into_response(),
-                (None, Cow::Owned(bytes)) => bytes.into_response(),
-            };
+            let body = gzipped.map_or_else(|| self.body.clone(), Bytes::from_static);
+            let mut response = http::Response::new(body).into_response();
             let sent = response.headers_mut();
             sent.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.kind));
             if gzipped.is_some() {

@@ -201,7 +201,7 @@ impl Default for Limits {
             ping: Duration::from_secs(20),
             silence: Duration::from_secs(50),
             idle_per_address: 8,
-            idle_per_address_at_once: 160,
+            idle_per_address_at_once: 128,
             idle: 224,
             connections: 512,
             sockets_per_client: 64,

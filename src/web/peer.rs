@@ -16,7 +16,9 @@ use super::conns::Slot;
 /// bytes would reset the connection, and the reset overtakes the answer.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_AT_STOP: Duration = Duration::from_millis(100);
-const LINGER_BYTES: u64 = 256 * 1024;
+const LINGER_BYTES: usize = 256 * 1024;
+/// There may be many at once.
+const LINGER_ROOM: usize = 512;
 
 /// A client's socket and its place in the table of connections.
 #[derive(Debug)]
@@ -147,7 +149,14 @@ impl Drop for Peer {
         runtime.spawn(async move {
             let rest = async {
                 stream.shutdown().await?;
-                tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await
+                let (mut left, mut sink) = (LINGER_BYTES, [0; LINGER_ROOM]);
+                while left > 0 {
+                    match stream.read(&mut sink).await? {
+                        0 => break,
+                        read => left = left.saturating_sub(read),
+                    }
+                }
+                io::Result::Ok(())
             };
             // It is over either way; there is nobody left to tell.
             tokio::select! {

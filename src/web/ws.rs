@@ -46,7 +46,7 @@ const MOST_WAITING: usize = 8;
 const USUAL: usize = 512;
 /// How long the other side may take to close after we said that we do.
 const FAREWELL: Duration = Duration::from_millis(300);
-const FAREWELL_AT_STOP: Duration = Duration::from_millis(100);
+const FAREWELL_SHORT: Duration = Duration::from_millis(100);
 
 /// A client's connection after the handshake.
 pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
@@ -470,7 +470,8 @@ where
 /// Says why it is over. Whoever does not listen is left without.
 pub(super) async fn part(socket: &mut Socket, close: Close) {
     let time = match close {
-        Close::Stopping => FAREWELL_AT_STOP,
+        // Time is short, or there are too many.
+        Close::Stopping | Close::Crowded => FAREWELL_SHORT,
         _ => FAREWELL,
     };
     let farewell = async {

@@ -7,7 +7,7 @@ fn the_page_is_told_the_language_and_the_country_of_the_settings() {
         ..WebSettings::new(Country::parse("BR").expect("a country"))
     };
     let house = house(&settings).expect("a file");
-    let text = String::from_utf8(house.body.into_owned()).expect("text");
+    let text = String::from_utf8(house.body.to_vec()).expect("text");
     assert!(text.contains("language: 'ru'") && text.contains("country: 'BR'"));
     for group in ["1AGAI", "US", "7KZRU20EG", "44GB", "380UA"] {
         assert!(text.contains(group), "{group} in {text}");
