@@ -70,7 +70,7 @@ fn judge(what: &str, answers: Result<Answers, OpenError>) {
             for (question, answer) in answers {
                 match answer {
                     Ok(answer) => {
-                        assert_eq!(right().get(&question), Some(&answer), "{what}: {question}")
+                        assert_eq!(right().get(&question), Some(&answer), "{what}: {question}");
                     }
                     // A writer that has died looks like a closed store.
                     Err(error) => assert_ne!(error, StoreError::Closed, "{what}: {question}"),
