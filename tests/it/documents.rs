@@ -75,13 +75,16 @@ const ELSEWHERE: &[(&str, Elsewhere)] = &[
         "systemctl list-timers hairpin-backup.timer --no-pager",
         Nobody("only looks"),
     ),
-    ("journalctl -u hairpin -b --no-pager", Nobody("only looks")),
     (
-        "journalctl -u hairpin -b --no-pager --lines=20",
+        "sudo journalctl -u hairpin -b --no-pager",
         Nobody("only looks"),
     ),
     (
-        "journalctl -u hairpin --since today --no-pager",
+        "sudo journalctl -u hairpin -b --no-pager --lines=20",
+        Nobody("only looks"),
+    ),
+    (
+        "sudo journalctl -u hairpin --since today --no-pager",
         Nobody("only looks"),
     ),
     (

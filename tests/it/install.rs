@@ -141,6 +141,21 @@ async fn a_night_that_fails_takes_no_older_backup() {
 }
 
 #[tokio::test]
+async fn a_night_without_its_disk_makes_no_folder_in_place_of_it() {
+    let nights = Nights::new().await;
+    let stick = nights.house.path().join("stick");
+    let folder = stick.to_str().expect("text");
+    let night = nights.passes(&[PASSPHRASE, ("HAIRPIN_BACKUP_FOLDER", folder)]);
+    assert_eq!(night.status.code(), Some(1), "{}", said(&night));
+    assert!(
+        said(&night).contains("is its disk mounted"),
+        "{}",
+        said(&night)
+    );
+    assert!(!stick.exists());
+}
+
+#[tokio::test]
 async fn the_passphrase_that_systemd_gives_seals_the_night() {
     let nights = Nights::new().await;
     let given = nights.house.path().join("credentials");
