@@ -94,6 +94,12 @@ impl Pass {
         self.login.is_some()
     }
 
+    /// Whether the login or the key it rests on is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.alive.has_changed().is_err()
+    }
+
     /// Returns once the login or the key it rests on is over.
     pub async fn ended(&mut self) {
         while self.alive.changed().await.is_ok() {}

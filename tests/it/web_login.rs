@@ -3,8 +3,12 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::oneshot;
 
-use crate::web_support::{Answer, App, start, start_with};
+use crate::web_support::{
+    Answer, App, PATIENCE, Plan, a_code, eventually, read_answer, start, start_with,
+};
 
 async fn try_key(app: &App, key: &str, extra: &[(&str, String)]) -> Answer {
     let json = ("Content-Type", "application/json".to_owned());
@@ -192,5 +196,58 @@ async fn rotation_closes_every_socket_at_once() {
     assert_eq!(sessions(&app, app.bearer()).await, 401);
     let new = ("Authorization", format!("Bearer {}", new.reveal()));
     assert_eq!(sessions(&app, new).await, 200);
+    app.stop().await;
+}
+
+const CODE: &str = "/api/v1/sessions/salon/pairing-code";
+const NUMBER: &str = r#"{"phoneNumber":"+79001234567"}"#;
+
+#[tokio::test]
+async fn a_request_whose_body_was_held_back_until_after_a_rotation_does_nothing() {
+    let app = start().await;
+    app.script.add("salon");
+    app.script.plan(Plan::Code(a_code("ABCD2345")));
+    let mut stream = app.dial().await;
+    let (name, key) = app.bearer();
+    let head = format!(
+        "POST {CODE} HTTP/1.1\r\nHost: {}\r\n{name}: {key}\r\nContent-Type: application/json\r\n\
+         Expect: 100-continue\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        app.address,
+        NUMBER.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    // Behind the door: the body is waited for.
+    let mut go_on = [0; 25];
+    let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut go_on)).await;
+    read.expect("answered in time").expect("no reset");
+    assert!(go_on.starts_with(b"HTTP/1.1 100 "), "{go_on:?}");
+    app.access.rotate().expect("rotated");
+    stream.write_all(NUMBER.as_bytes()).await.expect("sent");
+    let answer = read_answer(&mut stream).await;
+    assert_eq!(answer.status, 401);
+    assert!(app.script.calls().is_empty(), "{:?}", app.script.calls());
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_code_that_comes_after_the_rotation_is_not_shown_to_whoever_had_the_old_key() {
+    let app = start().await;
+    app.script.add("salon");
+    let (code, later) = oneshot::channel();
+    app.script.plan(Plan::Later(later));
+    let json = ("Content-Type", "application/json".to_owned());
+    let headers = [json, app.bearer()];
+    let asked = app.send("POST", CODE, &headers, NUMBER);
+    let rotated = async {
+        eventually("the request is under way", || {
+            !app.script.calls().is_empty()
+        })
+        .await;
+        app.access.rotate().expect("rotated");
+    };
+    let (answer, ()) = tokio::join!(asked, rotated);
+    assert_eq!(answer.status, 401);
+    // Nobody may wait for it any more.
+    let _ = code.send(Ok(a_code("ABCD2345")));
     app.stop().await;
 }
