@@ -4,6 +4,7 @@ mod port;
 mod pulse;
 
 use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::access::Access;
+use crate::certificate;
 use crate::clock;
 use crate::config::Settings;
 use crate::control;
@@ -90,6 +92,16 @@ pub fn serve(settings: Settings, open_key: bool) -> Result<(), ExitError> {
     // A look-up of a name that nobody answers cannot be interrupted; nothing depends on it.
     runtime.shutdown_timeout(LAST_TASKS);
     result
+}
+
+/// Where what listens there is found. "Every interface" is no address that anybody could open, or that the page would
+/// answer to as its own.
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    if !bound.ip().is_unspecified() {
+        return bound;
+    }
+    let own = certificate::own_address().filter(|own| bound.is_ipv6() || own.is_ipv4());
+    SocketAddr::new(own.unwrap_or(Ipv4Addr::LOCALHOST.into()), bound.port())
 }
 
 /// Says something to whoever started the program. A closed output is that reader's own wish.
@@ -206,7 +218,7 @@ impl Appliance {
         info!(address = %bound, "serving the page");
         Ok(Self {
             access,
-            address: format!("{scheme}://{bound}/"),
+            address: format!("{scheme}://{}/", reachable(bound)),
             stop,
             page,
             web,

@@ -42,6 +42,9 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
+/// Any port of this machine alone.
+const LOCAL: &str = "127.0.0.1:0";
+
 /// A running `hairpin serve`.
 pub struct Serve {
     pub child: Child,
@@ -51,16 +54,22 @@ pub struct Serve {
 
 impl Serve {
     pub fn start(folder: &Path, whatsapp: &str, more: &[(&str, &str)]) -> Self {
-        Self::start_program(env!("CARGO_BIN_EXE_hairpin"), folder, whatsapp, more)
+        Self::start_program(env!("CARGO_BIN_EXE_hairpin"), folder, LOCAL, whatsapp, more)
     }
 
-    fn start_program(path: &str, folder: &Path, whatsapp: &str, more: &[(&str, &str)]) -> Self {
+    fn start_program(
+        path: &str,
+        folder: &Path,
+        listen: &str,
+        whatsapp: &str,
+        more: &[(&str, &str)],
+    ) -> Self {
         let mut command = program(
             path,
             &[
                 "serve",
                 "--listen",
-                "127.0.0.1:0",
+                listen,
                 "--whatsapp-url",
                 whatsapp,
                 "--open-key",
@@ -262,6 +271,25 @@ fn the_phone_command_answers_standard_input_line_by_line() {
             && lines[3].contains("BR")
     );
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn the_address_that_is_printed_opens_the_page_also_where_every_interface_is_listened_on() {
+    for every in ["0.0.0.0:0", "[::]:0"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut serve = Serve::start_program(
+            env!("CARGO_BIN_EXE_hairpin"),
+            folder.path(),
+            every,
+            "ws://127.0.0.1:1/",
+            &[("HAIRPIN_WEB_PLAIN_HTTP", "true")],
+        );
+        // The address is what a browser names as the host.
+        let (status, _) = serve.ask("GET", "/healthz", "").await.expect("answered");
+        assert_eq!(status, 200, "{}", serve.address);
+        serve.child.kill().expect("killed");
+        serve.child.wait().expect("ended");
+    }
 }
 
 #[test]
@@ -876,6 +904,7 @@ async fn what_ships_refuses_a_server_that_is_not_whatsapp() {
     let serve = Serve::start_program(
         &shipped,
         folder.path(),
+        LOCAL,
         &sim.url(),
         &[("HAIRPIN_WHATSAPP_CONNECT_TIMEOUT", "20")],
     );
