@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::phone::Country;
+use crate::web;
 
 pub use keys::{KEYS, Key};
 
@@ -163,11 +164,8 @@ impl Settings {
             sessions_max: found.number("sessions.max", 128, 1, 10_000)?,
             allowed_hosts: found.list(
                 "web.allowed_hosts",
-                |host| {
-                    (!host.is_empty() && !host.contains(['/', ' ', '@']))
-                        .then(|| host.to_ascii_lowercase())
-                },
-                "write host names, as in salon.example",
+                |host| web::is_host(host).then(|| host.to_ascii_lowercase()),
+                "write whole host names as browsers send them, as in salon.example or xn--80aa1ak.example",
             )?,
             plain_http: found.with(
                 "web.plain_http",
@@ -674,6 +672,14 @@ mod tests {
             ("listen = \n", "this is no TOML"),
             ("language = \"xx\"\n", "write auto, ru or en"),
             ("[sessions]\nmax = 0\n", "write a whole number from 1"),
+            (
+                "web.allowed_hosts = [\"a.example\", \"*.salon.example\"]\n",
+                "hairpin.toml:1: web.allowed_hosts cannot be",
+            ),
+            (
+                "web.allowed_hosts = [\"салон.рф\"]\n",
+                "as browsers send them",
+            ),
         ] {
             let said = error(text);
             assert!(said.contains(wants), "{text:?}: {said}");

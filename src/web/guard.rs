@@ -158,6 +158,12 @@ impl Guard {
     }
 }
 
+/// Whether a request's `Host` can be this: a name in ASCII or an address, with a port or without.
+#[must_use]
+pub fn is_host(text: &str) -> bool {
+    Authority::parse(text).is_some()
+}
+
 impl Authority {
     fn parse(text: &str) -> Option<Self> {
         let (host, port) = if text.starts_with('[') {
