@@ -166,7 +166,17 @@ impl Disk for Folder {
                 File::open(above)?.sync_all()?;
             }
         }
-        tighten(&self.0, 0o700)
+        tighten(&self.0, 0o700)?;
+        // Also what is not opened: keys that were set aside, a certificate's key, backups.
+        for file in fs::read_dir(&self.0)? {
+            let file = file?;
+            if file.file_type()?.is_file()
+                && let Err(error) = tighten(&file.path(), 0o600)
+            {
+                warn!(path = %file.path().display(), %error, "others can read this, and it cannot be changed");
+            }
+        }
+        Ok(())
     }
 
     fn enter(&self) -> Result<Option<Occupied>, OpenError> {

@@ -436,7 +436,12 @@ async fn whatever_others_could_read_is_closed_at_the_start_and_the_log_says_so()
         (data.join("hairpin.redb"), 0o644, 0o600),
         (data.join("hairpin.keys"), 0o604, 0o600),
         (data.join("access-key"), 0o640, 0o600),
+        (data.join("tls-key.pem"), 0o620, 0o600),
+        (data.join("hairpin.keys.2026-01-01T00-00-00Z"), 0o606, 0o600),
     ];
+    for (path, _, _) in &wide[4..] {
+        std::fs::write(path, "a secret").expect("written");
+    }
     for (path, mode, _) in &wide {
         let mode = std::fs::Permissions::from_mode(*mode);
         std::fs::set_permissions(path, mode).expect("opened");
