@@ -277,7 +277,11 @@ impl Web {
             replace,
             asker: ctx.asker(By::Api),
         };
-        let code = self.sessions.request_code(id, request).await?;
+        let code = tokio::select! {
+            biased; // whoever has lost the key or the login is shown no code, not even one that is ready
+            () = ctx.pass_ended() => return Err(Problem::unauthorized()),
+            code = self.sessions.request_code(id, request) => code?,
+        };
         Ok(json(StatusCode::OK, &CodeData::now(id, &code)))
     }
 

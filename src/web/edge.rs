@@ -49,6 +49,14 @@ impl Ctx {
             user_agent: self.user_agent.clone(),
         }
     }
+
+    /// Returns once the key or the login of whoever asks is over; without either, never.
+    pub(super) async fn pass_ended(&self) {
+        match self.pass.clone() {
+            Some(mut pass) => pass.ended().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
@@ -152,7 +160,6 @@ impl Edge {
         if pass.as_ref().is_some_and(Pass::is_over) {
             return Err(Problem::unauthorized());
         }
-        let secret = asks_for_code(&request).then(|| pass.clone()).flatten();
         // Only now: until here it cost the client nothing to keep us busy.
         let _busy = arrival.entry.busy();
         let ctx = Ctx {
@@ -166,8 +173,7 @@ impl Edge {
         request.extensions_mut().insert(ctx);
         let mut stop = self.stop.clone();
         let response = tokio::select! {
-            biased; // a code is shown to nobody whose pass is over; any other answer that is ready goes out even now
-            () = over(secret) => return Err(Problem::unauthorized()),
+            biased; // an answer that is ready goes out even now
             response = (self.filters)(request.map(Full::new)) => response,
             () = stopped(&mut stop) => return Err(Code::ShuttingDown.into()),
         };
@@ -291,19 +297,6 @@ pub(super) fn is_cross_site(headers: &HeaderMap) -> bool {
     headers
         .get("sec-fetch-site")
         .is_some_and(|site| site != "same-origin" && site != "none")
-}
-
-/// Whether its answer opens the salon's WhatsApp to whoever reads it.
-fn asks_for_code<B>(request: &Request<B>) -> bool {
-    *request.method() == Method::POST && request.uri().path().ends_with("/pairing-code")
-}
-
-/// Returns once the pass is over; without one, never.
-async fn over(pass: Option<Pass>) {
-    match pass {
-        Some(mut pass) => pass.ended().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Following a link from elsewhere to the page itself is fine.

@@ -205,7 +205,6 @@ const NUMBER: &str = r#"{"phoneNumber":"+79001234567"}"#;
 #[tokio::test]
 async fn a_request_whose_body_was_held_back_until_after_a_rotation_does_nothing() {
     let app = start().await;
-    app.script.add("salon");
     app.script.plan(Plan::Code(a_code("ABCD2345")));
     let mut stream = app.dial().await;
     let (name, key) = app.bearer();
@@ -232,7 +231,6 @@ async fn a_request_whose_body_was_held_back_until_after_a_rotation_does_nothing(
 #[tokio::test]
 async fn a_code_that_comes_after_the_rotation_is_not_shown_to_whoever_had_the_old_key() {
     let app = start().await;
-    app.script.add("salon");
     let (code, later) = oneshot::channel();
     app.script.plan(Plan::Later(later));
     let json = ("Content-Type", "application/json".to_owned());
