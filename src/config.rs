@@ -164,8 +164,8 @@ impl Settings {
             sessions_max: found.number("sessions.max", 128, 1, 10_000)?,
             allowed_hosts: found.list(
                 "web.allowed_hosts",
-                |host| web::is_host(host).then(|| host.to_ascii_lowercase()),
-                "write whole host names as browsers send them, as in salon.example or xn--80aa1ak.example",
+                |host| web::is_authority(host).then(|| host.to_ascii_lowercase()),
+                "write whole host names as browsers send them, as in salon.example or xn--80awgdm.example",
             )?,
             plain_http: found.with(
                 "web.plain_http",

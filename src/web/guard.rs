@@ -160,7 +160,7 @@ impl Guard {
 
 /// Whether a request's `Host` can be this: a name in ASCII or an address, with a port or without.
 #[must_use]
-pub fn is_host(text: &str) -> bool {
+pub fn is_authority(text: &str) -> bool {
     Authority::parse(text).is_some()
 }
 

@@ -42,7 +42,7 @@ use crate::words::Lang;
 use pages::Pages;
 use throttle::Throttle;
 
-pub use guard::{is_host, own_names};
+pub use guard::{is_authority, own_names};
 pub use port::Sessions;
 pub use serve::serve;
 pub use tls::{Tls, TlsError};
