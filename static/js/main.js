@@ -199,8 +199,8 @@ on('logout', async () => {
 	leave();
 });
 
-async function start() {
-	if (await refresh() === 401) return leave();
+async function start(key) {
+	if (await refresh() === 401) return key ? enter(key) : leave();
 	app.auth = true;
 	connect(app.session, lang, listener);
 	changed();
@@ -276,7 +276,8 @@ setInterval(() => {
 	tick();
 }, 250);
 
-const key = /^#key=(.+)/.exec(location.hash)?.[1];
+// Anybody can write a link: whoever is in already spends no try on its key, and nor does what is no key.
+const key = /^#key=(hp(-\w{5}){6})$/.exec(location.hash)?.[1];
 if (location.hash) history.replaceState(null, '', location.pathname + location.search);
 while (!await speak(firstLanguage())) await new Promise((again) => setTimeout(again, 1000));
 at('language').value = lang;
@@ -284,5 +285,4 @@ show('language', true);
 onChange(paint);
 words();
 paint();
-if (key) enter(decodeURIComponent(key));
-else start();
+start(key);

@@ -78,6 +78,33 @@ async fn too_many_wrong_keys_make_the_door_wait_and_it_counts_the_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_strangers_link_spends_no_try_where_there_is_a_login_or_no_key_in_it() {
+    let mut desk = Desk::closed(&[], Look::default()).await;
+    desk.expected = vec!["401 /api/v1/sessions"];
+    let page = &desk.page;
+    let link = |key: &str| format!("http://{}/?{}#key={key}", desk.rig.address, key.len());
+    for no_key in [
+        "x",
+        "hp-00000",
+        "hp-%zz",
+        "hp-00000-00000-00000-00000-00000-00000-00000",
+    ] {
+        page.go(&link(no_key)).await;
+        desk.face("login").await;
+        assert_eq!(page.value("location.hash").await, "");
+        assert_eq!(page.text("#error").await, "", "{no_key}");
+    }
+    page.type_in("#access-key", &desk.rig.key).await;
+    page.click("#login-button").await;
+    desk.face("unlinked").await;
+    page.go(&link("hp-00000-00000-00000-00000-00000-00000"))
+        .await;
+    desk.face("unlinked").await;
+    // The page's log would hold a refused login.
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn over_tls_the_page_links_a_phone_like_anywhere_else() {
     let folder = tempfile::tempdir().expect("a folder");
     let made = SelfSigned::make(&["127.0.0.1".to_owned()], 1).expect("a certificate");

@@ -234,7 +234,6 @@ async fn the_troubles_of_the_appliance_itself_look_right_from_all_sides() {
         look_in(&desk, "no-server", language).await;
         desk.rig.start().await;
         desk.open().await;
-        page.reload().await;
         desk.face("trouble").await;
     }
     desk.page.close().await;
