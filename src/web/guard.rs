@@ -92,6 +92,10 @@ impl Guard {
         let mut client = peer.to_canonical();
         if by_proxy {
             if let Some(host) = only(headers, "x-forwarded-host")? {
+                // A proxy may pass on what a client wrote there, so it takes nothing off the check of Host.
+                if !self.is_ours(&authority.host, authority.port_by(https), local, true) {
+                    return None;
+                }
                 authority = Authority::parse(host)?;
             }
             if let Some(scheme) = only(headers, "x-forwarded-proto")? {
@@ -103,7 +107,7 @@ impl Guard {
             }
             client = self.forwarded_for(headers).unwrap_or(client);
         }
-        let port = authority.port.unwrap_or(default_port(https));
+        let port = authority.port_by(https);
         if !self.is_ours(&authority.host, port, local, by_proxy) {
             return None;
         }
@@ -112,8 +116,7 @@ impl Guard {
             Some(origin) => {
                 let scheme = if https { "https://" } else { "http://" };
                 let theirs = Authority::parse(origin.strip_prefix(scheme)?)?;
-                let same = theirs.host == authority.host
-                    && theirs.port.unwrap_or(default_port(https)) == port;
+                let same = theirs.host == authority.host && theirs.port_by(https) == port;
                 if !same {
                     return None;
                 }
@@ -192,6 +195,11 @@ impl Authority {
         };
         Some(Self { host, port })
     }
+
+    /// The port, also where it is left out.
+    fn port_by(&self, https: bool) -> u16 {
+        self.port.unwrap_or(if https { 443 } else { 80 })
+    }
 }
 
 /// The one value of a header: outer `None` when it is there twice or is no text.
@@ -208,10 +216,6 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<Option<&'a str>> {
         return None;
     }
     value.to_str().ok().map(Some)
-}
-
-const fn default_port(https: bool) -> u16 {
-    if https { 443 } else { 80 }
 }
 
 #[cfg(test)]

@@ -147,3 +147,25 @@ fn only_a_trusted_proxy_speaks_for_others() {
     assert!(!admitted.https);
     assert_eq!(admitted.client, IpAddr::from(PEER));
 }
+
+#[test]
+fn a_forwarded_name_takes_nothing_off_the_check_of_the_host() {
+    let with = |host, forwarded| {
+        check_from(
+            PROXY,
+            &settings(),
+            &[("host", host), ("x-forwarded-host", forwarded)],
+        )
+    };
+    for host in [
+        "salon.example",
+        "127.0.0.1:7247",
+        "192.0.2.7:7247",
+        "localhost",
+    ] {
+        assert!(with(host, "salon.example").is_some(), "{host}");
+    }
+    assert!(with("evil.example", "salon.example").is_none());
+    assert!(with("192.0.2.8:7247", "salon.example").is_none());
+    assert!(with("salon.example", "evil.example").is_none());
+}
