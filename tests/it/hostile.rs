@@ -15,15 +15,19 @@ use crate::process::Serve;
 /// Whoever attacks sits here; honest clients come from 127.0.0.1.
 const ATTACKER: ([u8; 4], u16) = ([127, 0, 0, 2], 0);
 const GROWTH_KIB: u64 = 8 * 1024;
+const PATIENCE: Duration = Duration::from_millis(200);
 const REQUESTS: usize = 60;
 
 fn is_long() -> bool {
     std::env::var_os("HAIRPIN_LONG").is_some()
 }
 
-fn resident_kib(pid: u32) -> u64 {
+/// `VmRSS`, the memory in use, or `VmHWM`, the most that was ever in use.
+fn memory_kib(pid: u32, which: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("running");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(which)?.strip_prefix(':'));
     let kib = line.and_then(|line| line.split_whitespace().next());
     kib.and_then(|kib| kib.parse().ok()).expect("a size")
 }
@@ -109,12 +113,7 @@ async fn median(at: SocketAddr) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_sockets_from_one_address_cost_little_memory_and_nobody_elses_time() {
-    let (sockets, patience) = if is_long() {
-        (2000, Duration::from_millis(200))
-    } else {
-        // The gate's machines are shared: only an appliance that is really held up takes this long.
-        (200, Duration::from_secs(2))
-    };
+    let sockets = if is_long() { 2000 } else { 200 };
     let files = getrlimit(Resource::Nofile);
     let most = Rlimit {
         current: files.maximum,
@@ -125,7 +124,7 @@ async fn hostile_sockets_from_one_address_cost_little_memory_and_nobody_elses_ti
     let sim = Sim::start().await;
     let mut serve = Serve::start(folder.path(), &sim.url(), &[]);
     let quiet = median(serve.address).await;
-    let before = resident_kib(serve.child.id());
+    let before = memory_kib(serve.child.id(), "VmRSS");
 
     let opened = Arc::new(AtomicUsize::new(0));
     let key: Arc<str> = serve.key.as_str().into();
@@ -139,7 +138,7 @@ async fn hostile_sockets_from_one_address_cost_little_memory_and_nobody_elses_ti
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let under_attack = median(serve.address).await;
-    let grown = resident_kib(serve.child.id()).saturating_sub(before);
+    let grown = memory_kib(serve.child.id(), "VmHWM").saturating_sub(before);
     println!(
         "{sockets} hostile sockets ({} opened): the page in {under_attack:?} (quiet {quiet:?}) at the median, {grown} KiB more memory",
         opened.load(Ordering::Relaxed)
@@ -149,6 +148,12 @@ async fn hostile_sockets_from_one_address_cost_little_memory_and_nobody_elses_ti
     }
     serve.child.kill().expect("killed");
     serve.child.wait().expect("ended");
-    assert!(under_attack < patience, "{under_attack:?}");
+    // The gate's machines are shared: where the quiet page takes its time as well, it is not the attack.
+    let patience = if is_long() {
+        PATIENCE
+    } else {
+        PATIENCE.max(quiet * 10)
+    };
+    assert!(under_attack < patience, "{under_attack:?}, quiet {quiet:?}");
     assert!(grown <= GROWTH_KIB, "{grown} KiB");
 }

@@ -58,19 +58,12 @@ async fn without_the_key_only_the_open_doors_answer() {
         "hairpin=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
     );
     let basic = header("Authorization", "Basic aGFpcnBpbjpoYWlycGlu");
-    let empty = header("Authorization", "Bearer ");
     for route in ROUTES {
-        for extra in [
-            vec![],
-            vec![forged.clone()],
-            vec![basic.clone()],
-            vec![empty.clone()],
-        ] {
+        for extra in [vec![], vec![forged.clone()], vec![basic.clone()]] {
             let headers = [extra, vec![json()]].concat();
             let answer = hit(&app, route, &headers, "{}").await;
             match route.door {
-                // The last try is a wrong key, which is counted.
-                Door::Key => assert!([401, 429].contains(&answer.status), "{route:?} {answer:?}"),
+                Door::Key => assert_eq!(answer.status, 401, "{route:?} {answer:?}"),
                 Door::Open | Door::OpenMoreWithKey => {
                     assert!(
                         ![401, 403, 404].contains(&answer.status),
@@ -84,19 +77,37 @@ async fn without_the_key_only_the_open_doors_answer() {
     app.stop().await;
 }
 
+/// Written down by hand, from the contract: whoever opens another door has to open it here as well.
+#[test]
+fn the_doors_that_are_open_are_these() {
+    let open: Vec<String> = ROUTES
+        .iter()
+        .filter(|route| route.door != Door::Key)
+        .map(|route| format!("{} {} {:?}", route.method, route.path, route.door))
+        .collect();
+    assert_eq!(
+        open,
+        [
+            "POST /login Open",
+            "GET /healthz Open",
+            "GET /readyz OpenMoreWithKey"
+        ]
+    );
+}
+
 #[tokio::test]
 async fn a_wrong_key_opens_nothing() {
-    let app = start().await;
-    let wrong = header(
-        "Authorization",
-        "Bearer hp-00000-00000-00000-00000-00000-00000",
-    );
     for route in ROUTES.iter().filter(|r| r.door == Door::Key) {
-        let answer = hit(&app, route, &[wrong.clone(), json()], "{}").await;
-        assert!([401, 429].contains(&answer.status), "{route:?}");
+        // Each at an appliance of its own, where nobody is held off yet.
+        let app = start().await;
+        for key in ["hp-00000-00000-00000-00000-00000-00000", ""] {
+            let wrong = header("Authorization", &format!("Bearer {key}"));
+            let answer = hit(&app, route, &[wrong, json()], "{}").await;
+            assert_eq!(answer.status, 401, "{route:?} {key:?}");
+        }
+        assert!(app.script.calls().is_empty());
+        app.stop().await;
     }
-    assert!(app.script.calls().is_empty());
-    app.stop().await;
 }
 
 #[tokio::test]

@@ -99,6 +99,19 @@ async fn hostile_sockets_make_room_for_each_other_and_the_page_stays_quick() {
 }
 
 #[tokio::test]
+async fn whoever_takes_nothing_of_the_answers_is_dropped() {
+    let app = start_with(|settings| settings.limits.stall = Duration::from_millis(100)).await;
+    let mut greedy = app.dial().await;
+    let ask = format!("GET /js/main.js HTTP/1.1\r\nHost: {}\r\n\r\n", app.address);
+    // It asks on and on; once every buffer between the two is full, both only wait, and the appliance is the one to end it.
+    let asking = async { while greedy.write_all(ask.as_bytes()).await.is_ok() {} };
+    let dropped = tokio::time::timeout(PATIENCE, asking).await;
+    dropped.expect("the server hangs up");
+    assert_eq!(app.send("GET", "/healthz", &[], "").await.status, 200);
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn a_burst_of_honest_clients_from_one_address_is_served_whole() {
     let app = start().await;
     let asked = (0..120).map(|_| app.send("GET", "/healthz", &[], ""));
