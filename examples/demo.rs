@@ -51,7 +51,7 @@ async fn main() -> Result<(), Failure> {
     let appliance = Appliance::start(settings)
         .await
         .map_err(|error| error.message)?;
-    println!("Hairpin's demo is at {}", appliance.open_address());
+    println!("Hairpin's demo is at {}", appliance.open_address().reveal());
     println!("{HELP}");
     if auto {
         let (address, key) = (appliance.address().to_owned(), appliance.access_key());

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
+use zeroize::Zeroizing;
 
 use crate::access::Access;
 use crate::certificate;
@@ -22,6 +23,7 @@ use crate::control;
 use crate::exit::ExitError;
 use crate::link::{Connector, VersionSource, Versions, WhatsAppPage};
 use crate::metrics::Metrics;
+use crate::secret::SecretText;
 use crate::session::{self, Sessions};
 use crate::store::{Disk, Folder, Occupied, OpenError, Options, Store, WrappingKey};
 use crate::web::{self, Counts, Tls, Web, WebSettings};
@@ -74,7 +76,11 @@ pub fn serve(settings: Settings, open_key: bool) -> Result<(), ExitError> {
         let appliance = Appliance::start(settings).await?;
         announce(&format!("Hairpin is at {}", appliance.address()));
         if open_key {
-            announce(&format!("Open it with {}", appliance.open_address()));
+            let line = Zeroizing::new(format!(
+                "Open it with {}",
+                appliance.open_address().reveal()
+            ));
+            announce(&line);
         }
         systemd::ready();
         let pulse = tokio::spawn(appliance.pulse().feed());
@@ -236,13 +242,17 @@ impl Appliance {
 
     /// Where the page is, with the access key in the fragment, which no server ever sees.
     #[must_use]
-    pub fn open_address(&self) -> String {
-        format!("{}#key={}", self.address, self.access.key().reveal())
+    pub fn open_address(&self) -> SecretText {
+        SecretText::new(format!(
+            "{}#key={}",
+            self.address,
+            self.access.key().reveal()
+        ))
     }
 
     /// The access key, for whoever started this in its own process.
     #[must_use]
-    pub fn access_key(&self) -> crate::secret::SecretText {
+    pub fn access_key(&self) -> SecretText {
         self.access.key()
     }
 

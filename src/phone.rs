@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::error::Code;
 use crate::mask;
+use crate::secret::SecretText;
 
 /// Longer texts are no phone numbers: something else was pasted.
 const MOST_CHARS: usize = 64;
@@ -160,19 +161,22 @@ impl Phone {
 
     /// The whole number with its `+`: for whoever just typed it.
     #[must_use]
-    pub fn e164(&self) -> String {
-        format!("+{}", *self.digits)
+    pub fn e164(&self) -> SecretText {
+        SecretText::new(format!("+{}", *self.digits))
     }
 
     /// The whole number as its country writes it for others, `+7 900 123-45-67`: for whoever just typed it.
     #[must_use]
-    pub fn international(&self) -> String {
+    pub fn international(&self) -> SecretText {
         let e164 = self.e164();
-        PhoneNumber::parse(&e164, None).map_or(e164, |number| {
-            number
-                .format_as(PhoneNumberFormat::International)
-                .into_owned()
-        })
+        match PhoneNumber::parse(e164.reveal(), None) {
+            Ok(number) => SecretText::new(
+                number
+                    .format_as(PhoneNumberFormat::International)
+                    .into_owned(),
+            ),
+            Err(_) => e164,
+        }
     }
 
     /// The country the number belongs to, where the plan says it.
@@ -198,8 +202,8 @@ impl Phone {
     /// WhatsApp rewrites the numbers of three countries: Brazil's mobiles lose their ninth digit, Mexico's
     /// gain or lose a `1`, Argentina's a `9`. The shorter form is the key.
     #[must_use]
-    pub fn line_key(&self) -> String {
-        line_key(&self.digits)
+    pub fn line_key(&self) -> SecretText {
+        SecretText::new(line_key(&self.digits))
     }
 
     /// Whether both numbers are one line.
@@ -461,7 +465,7 @@ mod tests {
             " 8.900.123.45.67 ",
         ] {
             let phone = ru(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!(phone.e164(), "+79001234567", "{text}");
+            assert_eq!(phone.e164().reveal(), "+79001234567", "{text}");
             assert_eq!(phone.country().map(Country::code).as_deref(), Some("RU"));
             assert_eq!(phone.kind(), "mobile");
         }
@@ -470,7 +474,7 @@ mod tests {
     #[test]
     fn a_foreign_number_without_its_plus_is_tried_once_more_with_it() {
         let phone = ru("5511987654321").expect("Brazilian");
-        assert_eq!(phone.e164(), "+5511987654321");
+        assert_eq!(phone.e164().reveal(), "+5511987654321");
         assert_eq!(phone.country().map(Country::code).as_deref(), Some("BR"));
     }
 
@@ -548,10 +552,10 @@ mod tests {
             ("+447400123456", "+44 7400 123456"),
             ("+14155552671", "+1 415-555-2671"),
         ] {
-            assert_eq!(ru(typed).expect(typed).international(), grouped);
+            assert_eq!(ru(typed).expect(typed).international().reveal(), grouped);
         }
         let unknown = Phone::from_e164_digits("0000000").expect("taken as it is");
-        assert_eq!(unknown.international(), "+0000000");
+        assert_eq!(unknown.international().reveal(), "+0000000");
     }
 
     #[test]
@@ -590,7 +594,7 @@ mod tests {
         #[test]
         fn parsing_what_we_print_gives_the_same_number(example in example()) {
             let phone = ru(&example).expect("the plan's own example");
-            prop_assert_eq!(&ru(&phone.e164()).expect("printed"), &phone);
+            prop_assert_eq!(&ru(phone.e164().reveal()).expect("printed"), &phone);
             prop_assert_eq!(&Phone::from_e164_digits(phone.digits()).expect("digits"), &phone);
         }
 
@@ -607,7 +611,7 @@ mod tests {
         #[test]
         fn normal_form_keeps_the_line(digits in form()) {
             let phone = Phone::from_e164_digits(&digits).expect("digits");
-            prop_assert_eq!(phone.line_key(), line_key(&digits));
+            prop_assert_eq!(phone.line_key(), line_key(&digits).into());
         }
 
         #[test]

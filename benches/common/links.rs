@@ -96,16 +96,16 @@ impl Ours {
     /// THE check: whether a number that is asked for is the stored link's line.
     pub fn is_line(&self, session: &str, line: &str) -> bool {
         let stored = self.store.link(session).expect("read");
-        stored.is_some_and(|stored| stored.line == line)
+        stored.is_some_and(|stored| stored.line.reveal() == line)
     }
 
     /// Check and wipe as a request does them: another line is asked for, the old link goes, the new one is named.
     pub async fn check_and_wipe(&self, session: &str, line: &str) {
         let old = self.store.link(session).expect("read");
-        assert!(old.as_ref().is_none_or(|old| old.line != line));
+        assert!(old.as_ref().is_none_or(|old| old.line.reveal() != line));
         let next = NewLink {
-            line: line.to_owned(),
-            intended: line.to_owned(),
+            line: line.into(),
+            intended: line.into(),
             now: 1_700_000_000_000,
         };
         let entry = JournalEntry::new(1_700_000_000_000, session, JournalWhat::MismatchWiped);

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use hairpin::secret::SecretText;
 use hairpin::store::{EpochBackend, NewLink, Options, Store};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -93,7 +94,7 @@ pub fn closed(runtime: &Runtime, kind: Kind) -> TempDir {
 
 async fn filled(folder: &Path) -> (Store, EpochBackend) {
     let store = Store::open(folder, Options::default()).expect("opened");
-    let line = "79001234567".to_owned();
+    let line = SecretText::from("79001234567");
     let next = NewLink {
         line: line.clone(),
         intended: line,

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::screen::{Countdown, Screen};
 use super::{phone, reach, term, unlink};
 use crate::config::Settings;
-use crate::control::{Answer, Ask, Conversation, Failure, TalkError, Text};
+use crate::control::{Answer, Ask, Conversation, Failure, TalkError};
 use crate::exit::ExitError;
 use crate::phone::{Country, Phone};
 use crate::words::Lang;
@@ -65,7 +65,7 @@ async fn pair(
     loop {
         let ask = Ask::Link {
             session: session.to_owned(),
-            phone: Text::new(phone.e164()),
+            phone: phone.e164().into(),
             replace: agreed.clone(),
         };
         let conversation = reach::appliance(settings, &ask).await?;

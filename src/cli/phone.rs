@@ -24,7 +24,7 @@ pub(super) fn phone(
             Ok(phone) if json => reading(phone).to_string(),
             Ok(phone) => format!(
                 "{} ({}, {})",
-                phone.e164(),
+                phone.e164().reveal(),
                 phone
                     .country()
                     .map_or_else(|| "?".to_owned(), Country::code),
@@ -70,7 +70,7 @@ pub(super) fn phone(
 #[must_use]
 pub fn reading(phone: &Phone) -> serde_json::Value {
     json!({
-        "e164": phone.e164(),
+        "e164": phone.e164().reveal(),
         "country": phone.country().map(Country::code),
         "kind": phone.kind(),
         "masked": phone.masked(),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 use zeroize::Zeroizing;
 
-use crate::secret::SecretText;
+use crate::secret::{self, SecretText};
 use crate::session::Status;
 
 /// The version of everything in this file. Both sides are one program, so only an appliance that has not been
@@ -63,7 +63,7 @@ impl Serialize for Text {
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self::new)
+        SecretText::deserialize(deserializer).map(Self)
     }
 }
 
@@ -289,8 +289,7 @@ pub(super) fn read_request(line: &[u8]) -> Result<Ask, NoRequest> {
 
 /// One line, with its end.
 pub(super) fn line(value: &impl Serialize) -> Zeroizing<String> {
-    // Our types have string keys only and no failing serializers, so the fallback is never taken.
-    let mut text = Zeroizing::new(serde_json::to_string(value).unwrap_or_default());
+    let mut text = secret::json(value);
     text.push('\n');
     text
 }

@@ -286,8 +286,11 @@ impl Driver {
         let store = &self.tools.store;
         let started = Instant::now();
         let row = store.link(&self.tools.session);
-        let over_budget =
-            store.budget_left(&ask.request.phone.line_key(), clock::wall(), self.budget);
+        let over_budget = store.budget_left(
+            ask.request.phone.line_key().reveal(),
+            clock::wall(),
+            self.budget,
+        );
         debug!(session = %self.tools.session, took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX), "checked");
         match (row, over_budget) {
             (Ok(row), Ok(over_budget)) => Facts {
@@ -363,7 +366,8 @@ impl Driver {
             Effect::RequestCode(phone) => {
                 if let Some(link) = &self.link {
                     let line = phone.line_key();
-                    if let Err(error) = self.tools.store.budget_record(&line, clock::wall()).await {
+                    let store = &self.tools.store;
+                    if let Err(error) = store.budget_record(line.reveal(), clock::wall()).await {
                         warn!(session = %self.tools.session, %error, "the request was not counted");
                     }
                     link.request_code(phone.digits());

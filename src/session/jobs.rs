@@ -278,7 +278,7 @@ impl Tools {
             let replaced = old.as_ref().map(|old| replaced(old, &request.phone, now));
             let next = NewLink {
                 line: request.phone.line_key(),
-                intended: request.phone.digits().to_owned(),
+                intended: request.phone.digits().into(),
                 now,
             };
             let journal = old
@@ -562,11 +562,11 @@ impl Tools {
             .is_ok_and(|reported| reported.line_key() == half.line);
         let linked = Linked {
             at: clock::wall(),
-            phone: jid.user.to_string(),
-            jid: jid.to_string(),
+            phone: jid.user.as_str().into(),
+            jid: jid.to_string().into(),
             lid: device
                 .and_then(|device| device.lid)
-                .map(|lid| lid.to_string()),
+                .map(|lid| lid.to_string().into()),
         };
         let now = clock::wall();
         self.store
@@ -602,9 +602,9 @@ impl Tools {
 fn linked_row(paired: &Paired, now: UnixMs) -> Linked {
     Linked {
         at: now,
-        phone: paired.phone.reveal().to_owned(),
-        jid: paired.jid.reveal().to_owned(),
-        lid: paired.lid.as_ref().map(|lid| lid.reveal().to_owned()),
+        phone: paired.phone.clone(),
+        jid: paired.jid.clone(),
+        lid: paired.lid.clone(),
     }
 }
 

@@ -7,6 +7,7 @@ use super::record::{self, LinkRecord, LinkedRecord};
 use super::tables::{House, Table};
 use super::tx::{Rows, Writer};
 use crate::mask;
+use crate::secret::SecretText;
 
 const LINKS: Table = Table::House(House::Links);
 const EPOCHS: Table = Table::House(House::Epochs);
@@ -20,9 +21,9 @@ pub struct LinkRow {
     /// Names this very link, for whoever agrees to its replacement.
     pub link_id: String,
     /// The line in normal form: what a number that is asked for is compared with.
-    pub line: String,
+    pub line: SecretText,
     /// The number that was asked for, E.164 digits.
-    pub intended: String,
+    pub intended: SecretText,
     /// When it was asked for, in Unix milliseconds.
     pub created_at: i64,
     /// Set once the phone has accepted us and everything is durable.
@@ -45,11 +46,11 @@ pub struct Linked {
     /// Since when, in Unix milliseconds.
     pub at: i64,
     /// The account's number as WhatsApp writes it, digits.
-    pub phone: String,
+    pub phone: SecretText,
     /// This device's id.
-    pub jid: String,
+    pub jid: SecretText,
     /// The account's hidden id.
-    pub lid: Option<String>,
+    pub lid: Option<SecretText>,
 }
 
 /// When and why a link ended.
@@ -104,9 +105,9 @@ pub enum HaltedReason {
 #[derive(Clone)]
 pub struct NewLink {
     /// The line in normal form (`Phone::line_key`).
-    pub line: String,
+    pub line: SecretText,
     /// The number itself, E.164 digits.
-    pub intended: String,
+    pub intended: SecretText,
     /// Now, in Unix milliseconds.
     pub now: i64,
 }
@@ -115,11 +116,8 @@ impl LinkRow {
     /// The number as it may be shown.
     #[must_use]
     pub fn masked(&self) -> String {
-        mask::digits(
-            self.linked
-                .as_ref()
-                .map_or(&self.intended, |linked| &linked.phone),
-        )
+        let linked = self.linked.as_ref().map(|linked| &linked.phone);
+        mask::digits(linked.unwrap_or(&self.intended).reveal())
     }
 
     fn new(epoch: Epoch, link_id: String, new: &NewLink) -> Self {

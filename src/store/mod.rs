@@ -38,6 +38,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::sync::oneshot;
 
+use crate::secret::SecretText;
 use record::SessionRecord;
 use tables::{House, Table};
 use tx::{Reader, Rows, Writer};
@@ -491,9 +492,9 @@ impl Store {
     /// # Errors
     /// When the store cannot commit.
     pub async fn budget_record(&self, line: &str, now: i64) -> Result<(), StoreError> {
-        let line = line.to_owned();
+        let line = SecretText::from(line);
         self.write(move |writer| {
-            let name = writer.key(BUDGET)?.name(&[line.as_bytes()]);
+            let name = writer.key(BUDGET)?.name(&[line.reveal().as_bytes()]);
             writer.delete_all(BUDGET, &over(writer, now)?)?;
             // Two requests within a millisecond are two rows.
             let mut at = now;

@@ -2,9 +2,13 @@
 //! The only file that knows bincode. A released layout never changes: a new one gets a new version byte.
 
 use bincode::config::{self, Configuration, Fixint, Limit, LittleEndian};
+use bincode::de::Decoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 
 use super::error::StoreError;
+use crate::secret::SecretText;
 
 /// The largest record of our own; upstream's blobs are stored as they are.
 const LARGEST: usize = 16 << 20;
@@ -50,6 +54,21 @@ pub(super) fn again<T: Decode<()> + Encode>(bytes: &[u8]) -> Result<Vec<u8>, Sto
     encode(&decode::<T>(bytes)?)
 }
 
+/// In the file it is the text.
+impl Encode for SecretText {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.reveal().encode(encoder)
+    }
+}
+
+impl<Context> Decode<Context> for SecretText {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        String::decode(decoder).map(Self::new)
+    }
+}
+
+bincode::impl_borrow_decode!(SecretText);
+
 /// A session's slot.
 #[derive(Debug, Encode, Decode)]
 pub(super) struct SessionRecord {
@@ -62,8 +81,8 @@ pub(super) struct SessionRecord {
 pub(super) struct LinkRecord {
     pub(super) epoch: u64,
     pub(super) link_id: String,
-    pub(super) line: String,
-    pub(super) intended: String,
+    pub(super) line: SecretText,
+    pub(super) intended: SecretText,
     pub(super) created_at: i64,
     pub(super) linked: Option<LinkedRecord>,
     pub(super) last_connected: Option<i64>,
@@ -77,9 +96,9 @@ pub(super) struct LinkRecord {
 #[derive(Encode, Decode)]
 pub(super) struct LinkedRecord {
     pub(super) at: i64,
-    pub(super) phone: String,
-    pub(super) jid: String,
-    pub(super) lid: Option<String>,
+    pub(super) phone: SecretText,
+    pub(super) jid: SecretText,
+    pub(super) lid: Option<SecretText>,
 }
 
 /// A journal entry.

@@ -18,6 +18,7 @@ use super::problem::{Outcome, Problem, carry, empty, json};
 use super::wire::{CodeData, PhoneData};
 use crate::error::Code;
 use crate::phone::{Country, Phone, PhoneError};
+use crate::secret::SecretText;
 use crate::session::{self, By, CodeRequest, RequestError, State, Status};
 
 const OPENAPI: &str = include_str!("openapi.json");
@@ -29,7 +30,7 @@ const AUDIT_MOST: usize = 10_000;
 
 #[derive(Deserialize)]
 struct PhoneBody {
-    number: String,
+    number: SecretText,
     country: Option<String>,
 }
 
@@ -37,7 +38,7 @@ struct PhoneBody {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct CodeBody {
-    pub(super) phone_number: String,
+    pub(super) phone_number: SecretText,
     pub(super) country: Option<String>,
     pub(super) replace: Option<String>,
 }
@@ -212,10 +213,10 @@ impl Web {
 
     fn phone(&self, body: &[u8]) -> Outcome {
         let PhoneBody { number, country } = body::parse(body)?;
-        let phone = self.parse_phone(&number, country.as_deref())?;
+        let phone = self.parse_phone(number.reveal(), country.as_deref())?;
         let mut response = json(StatusCode::OK, &PhoneData::of(&phone));
         // For the eye only, so it stands beside what `hairpin phone --json` says. It is ASCII text.
-        if let Ok(mut grouped) = HeaderValue::from_str(&phone.international()) {
+        if let Ok(mut grouped) = HeaderValue::from_str(phone.international().reveal()) {
             grouped.set_sensitive(true);
             response.headers_mut().insert(GROUPED, grouped);
         }
@@ -271,7 +272,7 @@ impl Web {
         } = body::parse(body)?;
         // An unknown session is told before a wrong number: it is the address that is wrong.
         self.status(id)?;
-        let phone = self.parse_phone(&phone_number, country.as_deref())?;
+        let phone = self.parse_phone(phone_number.reveal(), country.as_deref())?;
         let request = CodeRequest {
             phone,
             replace,

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use zeroize::Zeroize as _;
 
 use super::Wants;
 use super::problem::Problem;
@@ -41,12 +42,48 @@ pub(super) async fn read(
     }
 }
 
-/// The shape a body was asked to have: an object, where serde would take a list of its fields as well.
+/// The shape a body was asked to have.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    // The parser's own words may quote the body, so they go nowhere.
-    serde_json::from_slice::<Map<String, Value>>(body)
-        .and_then(|fields| serde_json::from_value(Value::Object(fields)))
-        .map_err(|_| Problem::bad_message())
+    Fields::parse(body)
+        .and_then(|fields| T::deserialize(&fields.0).ok())
+        .ok_or_else(Problem::bad_message)
+}
+
+/// A JSON object that somebody sent: an object and nothing else, where serde would take a list of the fields for
+/// one as well. A number or a key may stand in it, so it is zeroed when dropped.
+pub(super) struct Fields(Map<String, Value>);
+
+impl Fields {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        // The parser's own words may quote the text, so they go nowhere.
+        serde_json::from_slice(text).ok().map(Self)
+    }
+
+    /// A field; null is as good as none.
+    pub(super) fn get(&self, name: &str) -> &Value {
+        self.0.get(name).unwrap_or(&Value::Null)
+    }
+}
+
+impl Drop for Fields {
+    fn drop(&mut self) {
+        wipe(&mut Value::Object(std::mem::take(&mut self.0)));
+    }
+}
+
+/// Zeroes all text in it. The parser bounds how deep it goes.
+fn wipe(value: &mut Value) {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Value::String(text) => text.zeroize(),
+        Value::Array(values) => values.iter_mut().for_each(wipe),
+        Value::Object(fields) => {
+            for (mut name, mut value) in std::mem::take(fields) {
+                name.zeroize();
+                wipe(&mut value);
+            }
+        }
+    }
 }
 
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
@@ -89,6 +126,13 @@ mod tests {
         ] {
             assert!(parse::<One>(bad).is_err());
         }
+    }
+
+    #[test]
+    fn what_somebody_sent_is_zeroed() {
+        let mut value = serde_json::json!(["hp-KEY", {"a": "79001234567"}, 7, null]);
+        wipe(&mut value);
+        assert_eq!(value, serde_json::json!(["", {}, 7, null]));
     }
 
     #[test]

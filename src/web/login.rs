@@ -19,6 +19,7 @@ use super::body;
 use super::edge::Ctx;
 use super::problem::{Outcome, Problem, carry, empty};
 use super::throttle::Way;
+use crate::secret::SecretText;
 
 /// The prefix makes browsers insist on TLS, on this host and on the whole path.
 const COOKIE_TLS: &str = "__Host-hairpin";
@@ -29,7 +30,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Login {
-    access_key: String,
+    access_key: SecretText,
 }
 
 /// `POST /login` and `POST /logout`.
@@ -94,11 +95,10 @@ impl Web {
 
     async fn login(&self, ctx: &Ctx, body: &[u8]) -> Outcome {
         let Login { access_key } = body::parse(body)?;
-        let access_key = Zeroizing::new(access_key);
         self.throttle
             .admit(ctx.client, Way::Login, Instant::now())
             .map_err(Problem::too_many_keys)?;
-        let Some(token) = self.access.login(&access_key)? else {
+        let Some(token) = self.access.login(access_key.reveal())? else {
             self.refuse_key(ctx.client, Way::Login).await;
             return Err(Problem::unauthorized());
         };

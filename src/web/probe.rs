@@ -30,7 +30,11 @@ pub fn message(text: &str) -> Result<Said, Option<String>> {
     let (event, code) = match message.ask {
         Ask::Code(body) => (
             "request-pairing-code",
-            Some((body.phone_number, body.country, body.replace)),
+            Some((
+                body.phone_number.reveal().to_owned(),
+                body.country,
+                body.replace,
+            )),
         ),
         Ask::Cancel => ("cancel-pairing", None),
         Ask::Reconnect => ("reconnect", None),

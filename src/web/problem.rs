@@ -1,6 +1,7 @@
 //! Owns how a refusal looks over HTTP: RFC 9457 problem details with our codes.
 //! It must never carry what the client sent.
 
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 use serde::Serialize;
@@ -10,6 +11,7 @@ use warp::reply::Response;
 use crate::access::AccessError;
 use crate::error::Code;
 use crate::phone::PhoneError;
+use crate::secret;
 use crate::session::RequestError;
 use crate::words::{self, Lang};
 
@@ -229,14 +231,10 @@ pub(super) fn phone_refusal(error: PhoneError) -> RequestError {
     }
 }
 
-/// A JSON answer.
+/// A JSON answer; it may hold a code or a number, so it is zeroed when it has been sent.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    let (status, body) = match serde_json::to_vec(value) {
-        Ok(body) => (status, body),
-        // Our types have string keys only and no failing serializers, so this is never taken.
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, Vec::new()),
-    };
-    let mut response = body.into_response();
+    let body = Bytes::from_owner(secret::json(value));
+    let mut response = http::Response::new(body).into_response();
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);

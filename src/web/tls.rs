@@ -62,6 +62,10 @@ impl Tls {
     pub fn open(cert: &Path, key: &Path) -> Result<Self, TlsError> {
         let seen = [stamp(cert), stamp(key)];
         let pair = read(cert, key)?;
+        if fs::metadata(key).is_ok_and(|meta| meta.mode() & 0o004 != 0) {
+            // It may belong to another program as well, so it is left as it is.
+            tracing::warn!(path = %key.display(), "web.tls_key is a file that everybody on this machine may read; `chmod o-rwx` closes it");
+        }
         let resolver = Pair {
             cert: cert.to_owned(),
             key: key.to_owned(),

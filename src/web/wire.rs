@@ -1,12 +1,13 @@
 //! Owns the JSON that leaves: the frames of the WebSocket and what the API shares with them.
 //! Every number in it is masked, but the one that is handed back to whoever just typed it.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use super::qr;
 use crate::error::Code;
 use crate::phone::{Country, Phone};
+use crate::secret::{self, SecretText};
 use crate::session::{EndReason, PairingCode, Qr, Replaced, RequestError, Status, UnixMs};
 use crate::words::{self, Lang};
 
@@ -50,7 +51,8 @@ impl<'a> CodeData<'a> {
 /// How a number is read: the one place where it leaves whole, and only to whoever just typed it.
 #[derive(Serialize)]
 pub(super) struct PhoneData {
-    e164: String,
+    #[serde(serialize_with = "revealed")]
+    e164: SecretText,
     country: Option<String>,
     kind: &'static str,
     masked: String,
@@ -65,6 +67,10 @@ impl PhoneData {
             masked: phone.masked(),
         }
     }
+}
+
+fn revealed<S: Serializer>(text: &SecretText, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text.reveal())
 }
 
 #[derive(Serialize)]
@@ -98,8 +104,7 @@ struct QrData<'a> {
 
 fn frame<T: Serialize>(event: &'static str, data: T, id: Option<&str>) -> Text {
     let frame = Frame { event, data, id };
-    // Our types have string keys only and no failing serializers, so the fallback is never taken.
-    Zeroizing::new(serde_json::to_string(&frame).unwrap_or_default())
+    secret::json(&frame)
 }
 
 pub(super) fn status(status: &Status, id: Option<&str>) -> Text {
@@ -148,7 +153,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::secret::SecretText;
     use crate::session::{ReplacedReason, State};
 
     fn value(text: &Text) -> Value {

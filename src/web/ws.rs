@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{self, Message as Frame};
+use tokio_tungstenite::tungstenite::{self, Message as Frame, Utf8Bytes};
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
@@ -291,7 +291,7 @@ impl Conversation {
                 }
             };
             for frame in frames {
-                self.send(Frame::text(frame.as_str())).await?;
+                self.send(text(frame)).await?;
             }
         }
     }
@@ -301,7 +301,7 @@ impl Conversation {
         let subscribed = self.web.sessions.subscribe(self.page.session());
         let (view, events) = subscribed.ok_or(Close::Removed)?;
         for frame in self.page.snapshot(&view) {
-            self.send(Frame::text(frame.as_str())).await?;
+            self.send(text(frame)).await?;
         }
         Ok(events)
     }
@@ -402,7 +402,7 @@ impl Conversation {
             Ask::Code(body) => {
                 let parsed = self
                     .web
-                    .parse_phone(&body.phone_number, body.country.as_deref());
+                    .parse_phone(body.phone_number.reveal(), body.country.as_deref());
                 let phone = match parsed {
                     Ok(phone) => phone,
                     Err(error) => {
@@ -502,6 +502,12 @@ pub(super) fn broken(error: &tungstenite::Error) -> Close {
         tungstenite::Error::Protocol(_) => Close::Malformed,
         _ => Close::Gone,
     }
+}
+
+/// A frame that is zeroed when it has been sent.
+fn text(text: Text) -> Frame {
+    // It is UTF-8, so it is taken.
+    Utf8Bytes::try_from(Bytes::from_owner(text)).map_or_else(|_| Frame::text(""), Frame::Text)
 }
 
 async fn until(moment: Option<Instant>) {

@@ -1,8 +1,10 @@
 //! Owns the reading of what a page sends: one JSON object, in the promised shape or refused.
 
-use serde_json::{Map, Value};
+use serde::Deserialize as _;
+use serde_json::Value;
 
 use super::api::CodeBody;
+use super::body::Fields;
 
 /// The longest `id` that is echoed, in characters.
 const LONGEST_ID: usize = 64;
@@ -31,22 +33,21 @@ pub(super) struct Wrong {
     pub(super) id: Option<String>,
 }
 
-/// Reads one message. An object and nothing else: serde would take a list of the fields for one as well.
+/// Reads one message.
 pub(super) fn parse(text: &str) -> Result<Message, Wrong> {
-    let Ok(mut message) = serde_json::from_str::<Map<String, Value>>(text) else {
+    let Some(message) = Fields::parse(text.as_bytes()) else {
         return Err(Wrong { id: None });
     };
-    let mut take = |field| message.remove(field).unwrap_or_default();
-    let id = match take("id") {
+    let id = match message.get("id") {
         Value::Null => None,
-        Value::String(id) if id.chars().count() <= LONGEST_ID => Some(id),
+        Value::String(id) if id.chars().count() <= LONGEST_ID => Some(id.clone()),
         _ => return Err(Wrong { id: None }),
     };
-    let (event, data) = (take("event"), take("data"));
+    let (event, data) = (message.get("event"), message.get("data"));
     let nothing = matches!(data, Value::Null | Value::Object(_));
     let ask = match (event.as_str(), data) {
         (Some("request-pairing-code"), data @ Value::Object(_)) => {
-            serde_json::from_value(data).ok().map(Ask::Code)
+            CodeBody::deserialize(data).ok().map(Ask::Code)
         }
         (Some("cancel-pairing"), _) if nothing => Some(Ask::Cancel),
         (Some("reconnect"), _) if nothing => Some(Ask::Reconnect),
@@ -71,7 +72,7 @@ mod tests {
         let Ask::Code(body) = message.ask else {
             panic!("another ask");
         };
-        assert_eq!(body.phone_number, "1");
+        assert_eq!(body.phone_number.reveal(), "1");
         assert_eq!(body.country.as_deref(), Some("BR"));
         assert_eq!(body.replace.as_deref(), Some("k"));
     }

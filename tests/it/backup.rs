@@ -33,8 +33,8 @@ fn passphrase(text: &str) -> BackupKey {
 
 fn new_link(number: &str, now: i64) -> NewLink {
     NewLink {
-        line: number.to_owned(),
-        intended: number.to_owned(),
+        line: number.into(),
+        intended: number.into(),
         now,
     }
 }

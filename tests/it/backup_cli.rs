@@ -592,7 +592,7 @@ async fn a_restore_that_is_killed_at_any_moment_leaves_one_whole_store() {
     )
     .expect("opened");
     let row = store.link("salon").expect("read").expect("a link");
-    assert_eq!(row.line, ANNA);
+    assert_eq!(row.line.reveal(), ANNA);
     store.close().await;
     let left: Vec<_> = contents(&house.data)
         .into_keys()

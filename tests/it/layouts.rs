@@ -319,8 +319,8 @@ async fn make() {
         let name = format!("Кресло «{session}»");
         store.put_session(session, &name, at).await.expect("added");
         let next = NewLink {
-            line: BORIS.to_owned(),
-            intended: BORIS.to_owned(),
+            line: BORIS.into(),
+            intended: BORIS.into(),
             now: at,
         };
         let entry = JournalEntry::new(at, session, JournalWhat::Requested);

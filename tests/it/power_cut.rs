@@ -281,7 +281,7 @@ async fn remembers(found: &Path, facts: &[(usize, Fact)], image: &[u8]) -> Resul
             ));
         }
     }
-    let line = row.as_ref().map(|row| row.line.as_str());
+    let line = row.as_ref().map(|row| row.line.reveal());
     let is_linked = row.as_ref().is_some_and(|row| row.linked.is_some());
     let is_right = match lines[..] {
         [] => line.is_none(),

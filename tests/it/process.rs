@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use hairpin::certificate::SelfSigned;
 use hairpin::store::{JournalWhat, LinkRow, StoreError};
 use hairpin_sim::{Sim, SimConfig};
 use serde_json::{Value, json};
@@ -461,6 +462,35 @@ async fn whatever_others_could_read_is_closed_at_the_start_and_the_log_says_so()
     }
 }
 
+#[test]
+fn a_tls_key_that_everybody_may_read_is_told_and_left_as_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = SelfSigned::make(&["localhost".to_owned()], 1).expect("made");
+    let [cert, key] = ["page.crt", "page.key"].map(|name| folder.path().join(name));
+    std::fs::write(&cert, made.cert).expect("written");
+    std::fs::write(&key, made.key.as_bytes()).expect("written");
+    for (mode, told) in [(0o644, true), (0o640, false)] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).expect("set");
+        let mut command = hairpin(&["serve", "--listen", LOCAL], folder.path());
+        command.env("HAIRPIN_WEB_TLS_CERT", &cert);
+        command.env("HAIRPIN_WEB_TLS_KEY", &key);
+        let mut child = command.spawn().expect("started");
+        let mut first = String::new();
+        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+        lines.read_line(&mut first).expect("a line");
+        assert!(first.starts_with("Hairpin is at https://"), "{first}");
+        child.kill().expect("killed");
+        let log = child.wait_with_output().expect("ended").stderr;
+        let log = text(&log);
+        let warned = log
+            .lines()
+            .any(|line| line.contains("WARN") && line.contains("page.key"));
+        assert_eq!(warned, told, "{mode:o}: {log}");
+        let kept = std::fs::metadata(&key).expect("there").permissions();
+        assert_eq!(kept.mode() & 0o777, mode);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_number_in_the_environment_is_nobodys_default() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -805,7 +835,7 @@ pub async fn whole(folder: &Path, known: &mut Vec<LinkRow>) {
             .expect("its own device");
         if let Some(linked) = &row.linked {
             let pn = device.expect("a link has its keys").pn.expect("and its id");
-            assert_eq!(pn.user.as_str(), linked.phone);
+            assert_eq!(pn.user.as_str(), linked.phone.reveal());
             assert_eq!(row.line, linked.phone);
         }
         known.retain(|old| old.epoch != row.epoch);

@@ -224,7 +224,7 @@ impl Rig {
     /// Changes the number that stands in the session's row, with the appliance stopped.
     pub async fn write_line(&mut self, epoch: Epoch, line: &'static str) {
         self.in_store(async |store| {
-            let change = Box::new(|row: &mut LinkRow| line.clone_into(&mut row.line));
+            let change = Box::new(|row: &mut LinkRow| row.line = line.into());
             let changed = store.update_link("salon", epoch, change, Vec::new());
             changed.await.expect("changed");
         })

@@ -268,8 +268,8 @@ pub async fn perform(store: &Store, op: &Op) -> Result<(), StoreError> {
         Op::Wipe(session, line) => {
             let expected = store.link(session)?.map(|row| row.epoch);
             let next = line.map(|line| NewLink {
-                line: line.to_owned(),
-                intended: line.to_owned(),
+                line: line.into(),
+                intended: line.into(),
                 now: NOW,
             });
             let journal = vec![entry(session, NOW)];
@@ -370,7 +370,7 @@ pub async fn look(store: &Store) -> Result<State, StoreError> {
         };
         let backend = store.backend(session, row.epoch);
         let link = LinkState {
-            line: row.line,
+            line: row.line.reveal().to_owned(),
             last_connected: row.last_connected,
             rows: rows(&backend).await?,
         };

@@ -52,8 +52,8 @@ pub fn open(folder: &Path) -> Store {
 
 pub fn new_link() -> NewLink {
     NewLink {
-        line: LINE.to_owned(),
-        intended: LINE.to_owned(),
+        line: LINE.into(),
+        intended: LINE.into(),
         now: NOW,
     }
 }

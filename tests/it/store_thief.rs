@@ -278,8 +278,8 @@ impl Life {
     pub async fn begin(folder: &Path, store: &Store) -> Self {
         let present = store.link(SALON).expect("readable");
         let next = NewLink {
-            line: NUMBER.to_owned(),
-            intended: NUMBER.to_owned(),
+            line: NUMBER.into(),
+            intended: NUMBER.into(),
             now: NOW,
         };
         let epoch = store
@@ -292,9 +292,9 @@ impl Life {
         let mut rows = sealed(folder);
         let linked = Linked {
             at: NOW,
-            phone: NUMBER.to_owned(),
-            jid: format!("{NUMBER}:9@s.whatsapp.net"),
-            lid: Some(LID.to_owned()),
+            phone: NUMBER.into(),
+            jid: format!("{NUMBER}:9@s.whatsapp.net").into(),
+            lid: Some(LID.into()),
         };
         let change = move |row: &mut LinkRow| row.linked = Some(linked.clone());
         store

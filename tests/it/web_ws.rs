@@ -381,6 +381,27 @@ async fn a_dead_peer_is_noticed() {
 }
 
 #[tokio::test]
+async fn an_open_page_that_answers_counts_as_use_of_its_login() {
+    let app = start_with(|settings| settings.limits.ping = Duration::from_millis(20)).await;
+    let cookie = app.login().await;
+    let headers = [("Cookie", cookie), ("Origin", app.origin())];
+    let mut page = app.try_socket("", &headers).await.expect("in");
+    let used = || {
+        let (_, kept) = app.access.kept_logins();
+        let kept: serde_json::Value = serde_json::from_slice(&kept).expect("JSON");
+        kept["logins"][0]["used"].as_i64().expect("a time")
+    };
+    let first = used();
+    // It says nothing by itself; reading is what answers the pings.
+    let idle = page.next_of("never");
+    tokio::select! {
+        _ = idle => unreachable!("nothing is called that"),
+        () = eventually("used again", || used() > first + 100) => {}
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn a_page_that_reads_nothing_is_dropped_and_harms_nobody() {
     let app = start_with(|settings| settings.limits.stall = Duration::from_millis(100)).await;
     let deaf = app.socket("").await;

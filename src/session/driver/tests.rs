@@ -21,7 +21,7 @@ async fn linked(store: &Store) -> Driver {
     store.put_session("salon", "Salon", 10).await.expect("put");
     let next = NewLink {
         line: anna.line_key(),
-        intended: anna.digits().to_owned(),
+        intended: anna.digits().into(),
         now: 10,
     };
     let wiped = store.replace_link("salon", None, Some(next), Vec::new());

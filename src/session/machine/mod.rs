@@ -678,7 +678,8 @@ pub(super) fn is_live(row: &LinkRow) -> bool {
 
 /// A malformed number counts as leftovers: nothing could be compared with it.
 pub(super) fn is_readable(row: &LinkRow) -> bool {
-    (7..=15).contains(&row.line.len()) && row.line.bytes().all(|digit| digit.is_ascii_digit())
+    let line = row.line.reveal();
+    (7..=15).contains(&line.len()) && line.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 /// A number that nobody asked for is told to go, also when the power went before that could be done.

@@ -176,7 +176,7 @@ pub(super) fn row(number: &str, linked: bool) -> LinkRow {
     let store = Store::open(folder.path(), crate::store::Options::default()).expect("a store");
     let next = crate::store::NewLink {
         line: phone(number).line_key(),
-        intended: phone(number).digits().to_owned(),
+        intended: phone(number).digits().into(),
         now: 1,
     };
     let mut row = pollster::block_on(store.replace_link("salon", None, Some(next), Vec::new()))
@@ -185,8 +185,8 @@ pub(super) fn row(number: &str, linked: bool) -> LinkRow {
         .expect("a row");
     row.linked = linked.then(|| Linked {
         at: 1,
-        phone: phone(number).digits().to_owned(),
-        jid: format!("{}:1@s.whatsapp.net", phone(number).digits()),
+        phone: phone(number).digits().into(),
+        jid: format!("{}:1@s.whatsapp.net", phone(number).digits()).into(),
         lid: None,
     });
     row

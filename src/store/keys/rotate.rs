@@ -94,7 +94,7 @@ mod tests {
         for session in ["a", "b", "c", "d"] {
             store.put_session(session, session, 1).await.expect("added");
             let next = NewLink {
-                line: format!("7900123456{}", session.len()),
+                line: format!("7900123456{}", session.len()).into(),
                 intended: "79001234567".into(),
                 now: 1,
             };

@@ -12,8 +12,8 @@ use crate::store::{NewLink, Options, Store};
 
 fn next(line: &str) -> NewLink {
     NewLink {
-        line: line.to_owned(),
-        intended: line.to_owned(),
+        line: line.into(),
+        intended: line.into(),
         now: 5,
     }
 }
