@@ -146,7 +146,7 @@ _hairpin() {
             return 0
             ;;
         hairpin__subcmd__backup)
-            opts="-h --config --data-dir --log-format --help"
+            opts="-h --passphrase --config --data-dir --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -91,6 +91,7 @@ complete -c hairpin -n "__fish_hairpin_using_subcommand backup" -l config -d 'Th
 complete -c hairpin -n "__fish_hairpin_using_subcommand backup" -l data-dir -d 'Where the store and its keys lie' -r -f -a "(__fish_complete_directories)"
 complete -c hairpin -n "__fish_hairpin_using_subcommand backup" -l log-format -d 'How logs are written' -r -f -a "text\t''
 json\t''"
+complete -c hairpin -n "__fish_hairpin_using_subcommand backup" -l passphrase -d 'Asks for a passphrase also where there is a credential, which would open the backup on this machine alone'
 complete -c hairpin -n "__fish_hairpin_using_subcommand backup" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hairpin -n "__fish_hairpin_using_subcommand restore" -l config -d 'The settings file [default: /etc/hairpin/hairpin.toml, if it is there]' -r -F
 complete -c hairpin -n "__fish_hairpin_using_subcommand restore" -l data-dir -d 'Where the store and its keys lie' -r -f -a "(__fish_complete_directories)"

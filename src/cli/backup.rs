@@ -17,9 +17,16 @@ use crate::upkeep::{Destination, passphrase};
 const PASSPHRASE: &str = "its passphrase";
 const CREDENTIAL: &str = "the credential hairpin-key";
 
-pub(super) async fn backup(settings: &Settings, file: &Path) -> Result<(), ExitError> {
+pub(super) async fn backup(
+    settings: &Settings,
+    file: &Path,
+    by_passphrase: bool,
+) -> Result<(), ExitError> {
     let destination = Destination::of(file, &settings.data_dir)?;
-    let mut chosen = passphrase::from_environment()?;
+    let mut chosen = match passphrase::from_environment()? {
+        None if by_passphrase => Some(passphrase::typed_twice()?),
+        set => set,
+    };
     loop {
         let ask = Ask::Backup {
             passphrase: chosen.clone().map(Text::from),

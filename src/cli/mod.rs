@@ -133,6 +133,9 @@ enum Command {
     /// The passphrase is asked for, or comes from `HAIRPIN_BACKUP_PASSPHRASE`; without one the credential hairpin-key
     /// that systemd gives seals the backup. It is never an argument: those can be seen in the process list.
     Backup {
+        /// Asks for a passphrase also where there is a credential, which would open the backup on this machine alone.
+        #[arg(long)]
+        passphrase: bool,
         /// The file; one that is there stays until the new one is complete. `-` is standard output.
         file: PathBuf,
     },
@@ -234,7 +237,9 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Audit { json } => reach::block_on(audit::audit(&settings, json)),
         Command::AccessKey { rotate } => reach::block_on(access_key::access_key(&settings, rotate)),
         Command::Check => reach::block_on(check::check(&settings)),
-        Command::Backup { file } => reach::block_on(backup::backup(&settings, &file)),
+        Command::Backup { passphrase, file } => {
+            reach::block_on(backup::backup(&settings, &file, passphrase))
+        }
         Command::Restore { file } => upkeep::restore(&settings, &file),
         Command::StartOver { yes } => upkeep::start_over(&settings, yes),
         Command::TlsSelfSigned { names, days, force } => {

@@ -16,7 +16,7 @@ use crate::backup::{contents, filled};
 use crate::control::{NOBODY, is_root};
 use crate::process::Serve;
 use crate::rig::{ANNA, BORIS, SmallDisk, open, reads};
-use crate::terminal::{Said, Terminal, hairpin, run};
+use crate::terminal::{Said, Terminal, at_tty, hairpin, run};
 
 const NOW: i64 = 1_764_046_501_000;
 const FIRST: [u8; 32] = [7; 32];
@@ -275,6 +275,70 @@ async fn only_what_a_backup_was_made_with_opens_it_and_a_wrong_key_changes_nothi
         assert_eq!(contents(&house.data) == before, code != 0);
     }
     house.is_sound();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_there_is_a_credential_a_passphrase_is_asked_for_all_the_same_if_somebody_wants_one()
+{
+    let house = House::new().await;
+    let sim = Sim::start().await;
+    let passphrases = [None, Some("correct horse battery\n")];
+    for runs in [false, true] {
+        let running = if runs {
+            Some(house.serve(&sim).await)
+        } else {
+            None
+        };
+        for typed in passphrases {
+            let sealed = house
+                .folder
+                .path()
+                .join(format!("{runs}{}", typed.is_some()));
+            let mut args = vec!["backup", text(&sealed)];
+            args.extend(typed.map(|_| "--passphrase"));
+            if typed.is_some() {
+                let said = house.run(&args);
+                assert!(said.complaint(2).contains("at a terminal"), "{said:?}");
+                assert!(!sealed.exists());
+            }
+            let mut command = at_tty(&house.data, &args);
+            command.env("CREDENTIALS_DIRECTORY", credentials(&house.folder));
+            let mut terminal = Terminal::of(command);
+            if let Some(typed) = typed {
+                terminal.says("Passphrase for the backup: ").await;
+                terminal.write(typed);
+                terminal.says("The same once more: ").await;
+                terminal.write(typed);
+            }
+            let said = terminal.ended().await;
+            assert_eq!(said.code, Some(0), "{said:?}");
+            let opener = if typed.is_some() {
+                "its passphrase"
+            } else {
+                "the credential hairpin-key"
+            };
+            assert!(said.out.contains(opener), "{said:?}");
+        }
+        if let Some(running) = running {
+            running.signal(Signal::TERM);
+            assert_eq!(running.ended().await.code, Some(0));
+        }
+    }
+    // The machine's credential is no help elsewhere, the passphrase is.
+    give(&house.folder, &[]);
+    for runs in ["false", "true"] {
+        let mut restore = house.command(&[
+            "restore",
+            text(&house.folder.path().join(format!("{runs}true"))),
+        ]);
+        restore.env("HAIRPIN_BACKUP_PASSPHRASE", "correct horse battery");
+        Said::from(restore.output().expect("run")).answer();
+        let said = house.run(&[
+            "restore",
+            text(&house.folder.path().join(format!("{runs}false"))),
+        ]);
+        assert!(said.complaint(2).contains("systemd gives"), "{said:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,6 +20,16 @@ pub fn hairpin(data: &Path, args: &[&str]) -> Command {
     command
 }
 
+/// The command at a real terminal.
+pub fn at_tty(data: &Path, args: &[&str]) -> Command {
+    let line = format!("exec {} {}", env!("CARGO_BIN_EXE_hairpin"), args.join(" "));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    alone(&mut script, data);
+    script.env("PATH", "/usr/bin:/bin");
+    script
+}
+
 fn alone(command: &mut Command, data: &Path) {
     command
         .env_clear()
@@ -91,12 +101,7 @@ impl Terminal {
 
     /// Starts a command at a real terminal: what it prints anywhere is in `out`.
     pub fn at_tty(data: &Path, args: &[&str]) -> Self {
-        let line = format!("exec {} {}", env!("CARGO_BIN_EXE_hairpin"), args.join(" "));
-        let mut script = Command::new("script");
-        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-        alone(&mut script, data);
-        script.env("PATH", "/usr/bin:/bin");
-        Self::of(script)
+        Self::of(at_tty(data, args))
     }
 
     pub fn of(mut command: Command) -> Self {
