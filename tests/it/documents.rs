@@ -62,7 +62,10 @@ const ELSEWHERE: &[(&str, Elsewhere)] = &[
         "dpkg --verify hairpin",
         Runs(INSTALL, "dpkg --verify hairpin"),
     ),
-    ("systemctl status hairpin --no-pager", Nobody("only looks")),
+    (
+        "systemctl status hairpin --no-pager",
+        Runs(INSTALL, "systemctl status hairpin --no-pager"),
+    ),
     (
         "sudo systemctl start hairpin-backup.service",
         Runs(INSTALL, "systemctl start hairpin-backup.service"),
@@ -73,26 +76,38 @@ const ELSEWHERE: &[(&str, Elsewhere)] = &[
     ),
     (
         "systemctl list-timers hairpin-backup.timer --no-pager",
-        Nobody("only looks"),
+        Runs(
+            INSTALL,
+            "systemctl list-timers hairpin-backup.timer --no-pager",
+        ),
     ),
     (
         "sudo journalctl -u hairpin -b --no-pager",
-        Nobody("only looks"),
+        Runs(INSTALL, "sudo journalctl -u hairpin -b --no-pager"),
     ),
     (
         "sudo journalctl -u hairpin -b --no-pager --lines=20",
-        Nobody("only looks"),
+        Runs(
+            INSTALL,
+            "sudo journalctl -u hairpin -b --no-pager --lines=20",
+        ),
     ),
     (
         "sudo journalctl -u hairpin --since today --no-pager",
-        Nobody("only looks"),
+        Runs(
+            INSTALL,
+            "sudo journalctl -u hairpin --since today --no-pager",
+        ),
     ),
     (
         "sudo journalctl --vacuum-size=100M",
-        Nobody("systemd's own"),
+        Runs(INSTALL, "sudo journalctl --vacuum-size=100M"),
     ),
-    ("timedatectl", Nobody("only looks")),
-    ("ss --listening --tcp --numeric", Nobody("only looks")),
+    ("timedatectl", Runs(INSTALL, "timedatectl")),
+    (
+        "ss --listening --tcp --numeric",
+        Runs(INSTALL, "ss --listening --tcp --numeric"),
+    ),
     ("sudo ufw allow 7247/tcp", Nobody("the firewall's own")),
     ("sudo tailscale serve --bg 7247", Nobody("Tailscale's own")),
     (
@@ -119,11 +134,28 @@ const ELSEWHERE: &[(&str, Elsewhere)] = &[
     ),
     (
         "sudo systemd-creds decrypt --name=hairpin-key /etc/credstore.encrypted/hairpin-key - | sudo systemd-creds encrypt --name=hairpin-key-old - /etc/credstore.encrypted/hairpin-key-old",
-        Nobody("systemd's own; what the program makes of the two is in backup_cli"),
+        Runs(
+            INSTALL,
+            "sudo systemd-creds decrypt --name=hairpin-key /etc/credstore.encrypted/hairpin-key - | sudo systemd-creds encrypt --name=hairpin-key-old - /etc/credstore.encrypted/hairpin-key-old",
+        ),
     ),
     (
         "sudo rm /etc/credstore.encrypted/hairpin-key-old",
-        Nobody("takes away what the line before made"),
+        Runs(INSTALL, "sudo rm /etc/credstore.encrypted/hairpin-key-old"),
+    ),
+    (
+        "sudo systemd-run --pipe --wait --collect --quiet -p LoadCredentialEncrypted=hairpin-key hairpin restore /var/backups/hairpin/hairpin-2026-01-31.backup",
+        Runs(
+            INSTALL,
+            "sudo systemd-run --pipe --wait --collect --quiet -p LoadCredentialEncrypted=hairpin-key hairpin restore /var/backups/hairpin/hairpin-",
+        ),
+    ),
+    (
+        "sudo systemd-run --pipe --wait --collect --quiet -p LoadCredentialEncrypted=hairpin-key hairpin check",
+        Runs(
+            INSTALL,
+            "sudo systemd-run --pipe --wait --collect --quiet -p LoadCredentialEncrypted=hairpin-key hairpin check",
+        ),
     ),
 ];
 
