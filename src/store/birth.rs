@@ -61,12 +61,12 @@ pub(super) fn open(place: &Place, create: bool) -> Result<Opened, OpenError> {
         place.disk.remove(keys::FILE)?;
         bear(place)?;
     }
-    open_again(place)
+    open_again(place, 0)
 }
 
-/// Opens the store that is there: checked, with a small cache, and never made anew. Refused, for whatever reason, it
-/// stays as it was: redb commits whenever it opens a file, and this one may be another program's or another machine's.
-pub(super) fn open_again(place: &Place) -> Result<Opened, OpenError> {
+/// Opens the store that is there: checked, with a small cache, and never made anew; epochs below `least` were given out
+/// before. Refused, for whatever reason, it stays as it was: redb commits whenever it opens a file, and this one may be another program's or another machine's.
+pub(super) fn open_again(place: &Place, least: u64) -> Result<Opened, OpenError> {
     // A name that a crash left in doubt is not in doubt any more when something is stored under it.
     place.disk.sync()?;
     let file = Undoing::new(place.disk.open(FILE)?, Arc::clone(&place.header));
@@ -75,7 +75,7 @@ pub(super) fn open_again(place: &Place) -> Result<Opened, OpenError> {
     let mut keys = open_keys(place)?;
     let census = census(&database, &keys)?;
     overlay.release()?;
-    let settled = settle(&census, &mut keys);
+    let settled = settle(&census, &mut keys, least);
     Ok(Opened {
         database,
         keys,

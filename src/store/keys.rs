@@ -1,8 +1,10 @@
 //! Owns `hairpin.keys`: one block per epoch, holding the secret under which the epoch's values are sealed.
 //! Kept outside redb: a freed page of a copy-on-write file would keep an overwritten key.
-//! A block is written and synced before the store names its epoch, and overwritten once the epoch is wiped.
+//! A block is written and synced before the store names its epoch, and overwritten once the epoch is wiped; the sync
+//! that makes an old secret's end durable does the same for the next epoch's beginning (`spare`).
 
 mod rotate;
+mod spare;
 mod wrapping;
 
 use std::collections::HashMap;
@@ -48,6 +50,8 @@ enum Under {
 enum Block {
     /// An epoch's secret. A rotation that was cut short leaves two of one epoch.
     Used(Epoch, Under),
+    /// The spare, durably.
+    Spare,
     /// Zeros, durably.
     Empty,
     /// Neither, or not known to be durable: nobody's, to be overwritten.
@@ -60,6 +64,8 @@ pub(super) struct Keys {
     wrapping: Option<WrappingKey>,
     blocks: Vec<Block>,
     keys: HashMap<Epoch, Arc<DataKey>>,
+    /// The secret in the block that is marked so, and its epoch. Nobody has sealed anything under it.
+    spare: Option<(Epoch, Arc<DataKey>)>,
 }
 
 impl Keys {
@@ -70,6 +76,7 @@ impl Keys {
             wrapping,
             blocks: Vec::new(),
             keys: HashMap::new(),
+            spare: None,
         }
     }
 
@@ -115,17 +122,23 @@ impl Keys {
             .iter()
             .filter_map(|block| match block {
                 Block::Used(epoch, _) => Some(*epoch),
-                Block::Empty | Block::Spoiled => None,
+                Block::Spare | Block::Empty | Block::Spoiled => None,
             })
             .collect()
     }
 
-    /// Writes a new secret for each epoch; durable when this returns. After an error none of them has one.
+    /// Gives each epoch a new secret, but for one that took the spare; durable when this returns. After an error none
+    /// of them has one.
     pub(super) fn add(&mut self, epochs: &[Epoch]) -> io::Result<()> {
-        if epochs.is_empty() {
+        let without: Vec<Epoch> = epochs
+            .iter()
+            .copied()
+            .filter(|epoch| !self.keys.contains_key(epoch))
+            .collect();
+        if without.is_empty() {
             return Ok(());
         }
-        let added = epochs
+        let added = without
             .iter()
             .try_for_each(|epoch| self.write_secret(*epoch))
             .and_then(|()| self.file.sync_data());
@@ -148,56 +161,58 @@ impl Keys {
 
     /// Writes a secret into an empty block.
     fn write_block(&mut self, epoch: Epoch, secret: &Secret) -> io::Result<()> {
-        let block = self.wrap(epoch, secret)?;
+        let page = self.page(epoch, secret)?;
         let slot = self.free();
-        // A whole block, so that the file's length is always a multiple of it.
-        let mut page = empty();
-        page[..USED].copy_from_slice(&*block);
         self.blocks[slot] = Block::Spoiled;
         self.write(slot, &page)?;
         self.blocks[slot] = Block::Used(epoch, self.present());
         Ok(())
     }
 
-    /// Overwrites the epochs' blocks; durable when this returns. After an error it may be asked again.
-    pub(super) fn erase(&mut self, epochs: &[Epoch]) -> io::Result<()> {
-        let mut slots = Vec::new();
-        for (slot, block) in self.blocks.iter().enumerate() {
-            if matches!(block, Block::Used(epoch, _) if epochs.contains(epoch)) {
-                slots.push(slot);
-            }
-        }
+    /// Overwrites the epochs' blocks, and leaves a spare under a number that was never given out; durable when this
+    /// returns. After an error it may be asked again, with another number.
+    pub(super) fn erase(&mut self, epochs: &[Epoch], spare: Epoch) -> io::Result<()> {
+        let slots = self.slots(|block| match block {
+            Block::Used(epoch, _) => epochs.contains(epoch),
+            Block::Empty => false,
+            Block::Spare | Block::Spoiled => true,
+        });
         for epoch in epochs {
             self.keys.remove(epoch);
         }
-        self.overwrite(&slots)
+        self.overwrite_but_for_a_spare(&slots, spare)
     }
 
-    /// Overwrites every block that is not one of these epochs', and is not known to be empty. Syncs in any case:
-    /// what was overwritten before the program was killed looks as if it were durable.
-    pub(super) fn keep_only(&mut self, epochs: &[Epoch]) -> io::Result<()> {
+    /// Overwrites every block that is not one of these epochs', and is not known to be empty; leaves a spare
+    /// under a number that was never given out, where the file has room for it. Syncs in any case: what was overwritten
+    /// before the program was killed looks as if it were durable.
+    pub(super) fn keep_only(&mut self, epochs: &[Epoch], spare: Epoch) -> io::Result<()> {
         self.keys.retain(|epoch, _| epochs.contains(epoch));
-        let slots: Vec<usize> = self
-            .blocks
-            .iter()
-            .enumerate()
-            .filter(|(_, block)| match block {
-                Block::Used(epoch, _) => !epochs.contains(epoch),
-                Block::Empty => false,
-                Block::Spoiled => true,
-            })
-            .map(|(slot, _)| slot)
-            .collect();
+        let mut slots = self.slots(|block| match block {
+            Block::Used(epoch, _) => !epochs.contains(epoch),
+            Block::Empty => false,
+            Block::Spare | Block::Spoiled => true,
+        });
+        if slots.is_empty() {
+            slots.extend(self.slots(|block| *block == Block::Empty).first());
+        }
         if slots.is_empty() {
             return self.file.sync_data();
         }
-        self.overwrite(&slots)
+        self.overwrite_but_for_a_spare(&slots, spare)
     }
 
-    /// Whether a block can be written now: tries it with an empty one.
+    /// Whether a block can be written now: tries it with one that nobody needs.
     pub(super) fn probe(&mut self) -> io::Result<()> {
-        let slot = self.free();
+        let slot = self.drop_spare().unwrap_or_else(|| self.free());
         self.overwrite(&[slot])
+    }
+
+    fn slots(&self, which: impl Fn(&Block) -> bool) -> Vec<usize> {
+        let all = self.blocks.iter().enumerate();
+        all.filter(|(_, block)| which(block))
+            .map(|(slot, _)| slot)
+            .collect()
     }
 
     /// Written and synced together: a sync that failed may have lost the write, so it is written again next time.
@@ -235,6 +250,13 @@ impl Keys {
 
     fn write(&self, slot: usize, page: &[u8]) -> io::Result<()> {
         self.file.write(slot as u64 * BLOCK, page)
+    }
+
+    /// A secret as a whole block, so that the file's length is always a multiple of it.
+    fn page(&self, epoch: Epoch, secret: &Secret) -> io::Result<Zeroizing<Vec<u8>>> {
+        let mut page = empty();
+        page[..USED].copy_from_slice(&*self.wrap(epoch, secret)?);
+        Ok(page)
     }
 
     fn wrap(&self, epoch: Epoch, secret: &Secret) -> io::Result<Zeroizing<[u8; USED]>> {

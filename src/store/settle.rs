@@ -29,19 +29,20 @@ pub(super) struct Settled {
     pub(super) tidy: bool,
 }
 
-/// Clears key blocks that the store does not name: a crash in between a wipe's steps ends here.
-pub(super) fn settle(census: &Census, keys: &mut Keys) -> Settled {
-    let next_epoch = keys
+/// Clears key blocks that the store does not name: a crash in between a wipe's steps ends here. Numbers below `least`
+/// were given out before.
+pub(super) fn settle(census: &Census, keys: &mut Keys, least: u64) -> Settled {
+    let spare = keys
         .epochs()
         .iter()
         .map(|epoch| epoch.0 + 1)
-        .fold(census.next, u64::max);
-    let tidied = keys.keep_only(&census.named);
+        .fold(census.next.max(least), u64::max);
+    let tidied = keys.keep_only(&census.named, Epoch(spare));
     if let Err(error) = &tidied {
         error!(%error, "an old key is not overwritten yet; it is tried again");
     }
     Settled {
-        next_epoch,
+        next_epoch: spare + 1,
         sweep: census.sweep,
         tidy: tidied.is_ok(),
     }

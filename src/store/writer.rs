@@ -310,6 +310,12 @@ impl Scribe {
 
     /// Commits a batch together, or, when something in it fails half-way, each piece alone.
     fn commit(&mut self, jobs: Vec<Job>) {
+        if !self.open_if_closed() {
+            let why = self.shared.health().unwrap_or(StoreError::Disk);
+            answer_all(jobs.into_iter().map(|job| (job, None)).collect(), why);
+            return;
+        }
+        // Of the keys that are open now.
         let mut batch: Batch = jobs
             .into_iter()
             .map(|job| {
@@ -317,11 +323,6 @@ impl Scribe {
                 (job, epoch)
             })
             .collect();
-        if !self.open_if_closed() {
-            let why = self.shared.health().unwrap_or(StoreError::Disk);
-            answer_all(batch, why);
-            return;
-        }
         let fresh: Vec<Epoch> = batch.iter().filter_map(|(_, epoch)| *epoch).collect();
         if let Err(error) = self.keys.add(&fresh) {
             error!(%error, "a new key cannot be written");
@@ -388,7 +389,13 @@ impl Scribe {
         }
     }
 
+    /// An epoch for a new link: the one that has its key already, where there is one.
     fn new_epoch(&mut self) -> Epoch {
+        let spare = self.keys.take_spare();
+        spare.unwrap_or_else(|| self.new_number())
+    }
+
+    fn new_number(&mut self) -> Epoch {
         let epoch = Epoch(self.next_epoch);
         self.next_epoch += 1;
         epoch
@@ -420,7 +427,8 @@ impl Scribe {
         }
         let mut erased = Ok(());
         for _ in 0..ERASE_TRIES {
-            erased = self.keys.erase(epochs);
+            let spare = self.new_number();
+            erased = self.keys.erase(epochs, spare);
             if erased.is_ok() {
                 break;
             }
@@ -506,7 +514,7 @@ impl Scribe {
         // Dropped first: redb locks the file. It would commit once more at its end, on what may be damaged.
         self.shared.place.header.retire();
         *slot = None;
-        match birth::open_again(&self.shared.place) {
+        match birth::open_again(&self.shared.place, self.next_epoch) {
             Ok(Opened {
                 database,
                 keys,
@@ -515,7 +523,7 @@ impl Scribe {
                 self.shared.set_keys(keys.ring());
                 *slot = Some(database);
                 self.keys = keys;
-                self.next_epoch = self.next_epoch.max(settled.next_epoch);
+                self.next_epoch = settled.next_epoch;
                 self.tidy = settled.tidy;
                 if settled.sweep && self.sweep.is_none() {
                     self.sweep = Some(Instant::now() + SWEEP_AFTER);
@@ -544,8 +552,9 @@ impl Scribe {
             return false;
         };
         let settled = birth::open_keys(&self.shared.place).and_then(|mut keys| {
-            let settled = settle(&census(database, &keys)?, &mut keys);
+            let settled = settle(&census(database, &keys)?, &mut keys, self.next_epoch);
             self.keys = keys;
+            self.next_epoch = settled.next_epoch;
             Ok(settled)
         });
         let Ok(settled) = settled else {

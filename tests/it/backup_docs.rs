@@ -1,4 +1,4 @@
-//! The chapter on backups: its four blocks, one after the other on one machine, and what each of them says.
+//! The chapter on backups: its blocks, but for the one that only systemd can run, one after the other on one machine, and what each of them says.
 
 use crate::backup::filled;
 use crate::documents::{Machine, blocks};
@@ -8,7 +8,8 @@ async fn every_command_about_backups_does_what_the_chapter_says() {
     let machine = Machine::new().await;
     filled(&machine.data()).await.close().await;
     machine.sure("systemctl start hairpin");
-    let blocks = blocks("docs/backup.md");
+    let mut blocks = blocks("docs/backup.md");
+    blocks.retain(|block| !block.lines[0].contains("systemd-run"));
     assert_eq!(blocks.len(), 4);
     for (block, word) in blocks.iter().zip([
         "Only its passphrase opens it.",

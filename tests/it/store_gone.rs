@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use hairpin::store::{OpenError, Options, Store};
 
 use crate::store_calls::{Draw, traits};
-use crate::store_support::{SALON, backend, copy, new_link, open, seed};
+use crate::store_support::{SALON, backend, copy, new_link, open, seed, tables_of};
 use crate::store_thief::{
     BLOCK, KEYS, NUMBER, STORE, Salon, Sealed, Secret, TRACES, contains, derived, opened, read,
     sealed, sealed_in, secrets, traces,
@@ -48,8 +48,9 @@ async fn nothing_of_a_link_lies_in_the_files_as_it_is_not_even_while_it_lives() 
             .collect()
     };
     let all = sealed(salon.folder.path());
-    let planted = kinds(&salon.life.rows, "e0000000000000002");
-    let drawn = kinds(&all, "e0000000000000003");
+    let planted = kinds(&salon.life.rows, &tables_of(salon.life.epoch));
+    let another = salon.store.link("another").expect("read").expect("a link");
+    let drawn = kinds(&all, &tables_of(another.epoch));
     assert!(
         planted.is_superset(&drawn),
         "{:?}",
@@ -69,8 +70,8 @@ async fn when_a_wipe_is_acknowledged_no_key_in_hand_opens_anything_of_the_link()
     let left = secrets(&keys);
     assert_eq!(
         left.len(),
-        3,
-        "the house's, the neighbour's and the new link's"
+        4,
+        "the house's, the neighbour's, the new link's and the spare"
     );
     let gone: Vec<&Secret> = salon
         .life
@@ -112,20 +113,37 @@ async fn a_wipe_writes_two_blocks_of_the_key_file_and_leaves_every_other_as_it_w
         .filter(|(before, after)| *before != Some(after))
         .collect();
     assert_eq!(other.len(), 2);
-    let (old, new) = if other[0]
-        .0
-        .is_some_and(|block| block.iter().any(|byte| *byte != 0))
-    {
+    let was_used = |block: &&[u8]| block.iter().any(|byte| *byte != 0);
+    let (old, new) = if other[0].0.as_ref().is_some_and(was_used) {
         (other[0], other[1])
     } else {
         (other[1], other[0])
     };
-    assert!(old.1.iter().all(|byte| *byte == 0), "overwritten");
-    assert!(new.1.starts_with(b"HPK1"), "in a block that was free");
+    let (_, wiped) = secrets(old.0.expect("used"))[0];
+    assert!(!contains(&after, &wiped), "overwritten");
+    let (_, spare) = secrets(old.1)[0];
     assert!(
-        new.0
-            .is_none_or(|block| block.iter().all(|byte| *byte == 0))
+        !contains(&before, &spare),
+        "with one that nobody had before"
     );
+    assert!(new.1.starts_with(b"HPK1"), "in a block that was free");
+    assert!(!new.0.as_ref().is_some_and(was_used));
+    // The next wipe finds its key there and writes none.
+    let row = salon.store.link(SALON).expect("read").expect("a link");
+    let again = salon
+        .store
+        .replace_link(SALON, Some(row.epoch), Some(new_link()), Vec::new());
+    again.await.expect("wiped");
+    let later = read(salon.folder.path(), KEYS);
+    assert_eq!(later.len(), after.len());
+    let same = |(at, block): (usize, &[u8])| (block == &after[at * BLOCK..][..BLOCK]).then_some(at);
+    let kept: Vec<_> = later.chunks(BLOCK).enumerate().filter_map(same).collect();
+    assert_eq!(
+        kept.len(),
+        later.len() / BLOCK - 1,
+        "one block was written, the old one"
+    );
+    assert!(contains(&later, &spare));
     salon.store.close().await;
 }
 

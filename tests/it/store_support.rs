@@ -68,6 +68,18 @@ pub async fn next_epoch(store: &Store, session: &str) -> Epoch {
     wiped.link.expect("a new link").epoch
 }
 
+/// How the tables of an epoch begin.
+pub fn tables_of(epoch: Epoch) -> String {
+    format!("e{:016x}", number_of(epoch))
+}
+
+/// An epoch's number, as the files have it.
+pub fn number_of(epoch: Epoch) -> u64 {
+    let shown = format!("{epoch:?}");
+    let digits = shown.trim_matches(|sign: char| !sign.is_ascii_digit());
+    digits.parse().expect("a number")
+}
+
 /// A session's slot with a link, and the rows of that link.
 pub async fn backend(store: &Store, session: &str) -> Arc<dyn Backend> {
     store

@@ -10,7 +10,7 @@ use hairpin::store::Store;
 use tokio::task::JoinHandle;
 use whatsapp_rust::traits::SignalStore;
 
-use crate::store_support::{SALON, in_use, new_link, next_epoch, open};
+use crate::store_support::{SALON, in_use, new_link, next_epoch, open, tables_of};
 use crate::store_thief::{Life, Salon, left, sealed, swept};
 
 /// What a wipe promises, the answer not counted.
@@ -182,7 +182,7 @@ async fn a_wipe_leaves_a_file_of_at_most_twice_what_is_in_use() {
     let own = sealed(salon.folder.path());
     let own = own
         .into_iter()
-        .filter(|sealed| sealed.table.starts_with("e0000000000000002."));
+        .filter(|sealed| sealed.table.starts_with(&tables_of(salon.life.epoch)));
     salon.wipe().await;
     swept(salon.folder.path(), &own.collect()).await;
     assert!(size() < full / 3, "{} of {full}", size());

@@ -22,7 +22,7 @@ use whatsapp_rust::wacore::appstate::processor::AppStateMutationMAC;
 
 use crate::rig::PATIENCE;
 use crate::store_small::tables;
-use crate::store_support::{NOW, SALON, backend, copy, folder, new_link, open};
+use crate::store_support::{NOW, SALON, backend, copy, folder, new_link, open, tables_of};
 
 pub const STORE: &str = "hairpin.redb";
 pub const KEYS: &str = "hairpin.keys";
@@ -313,8 +313,7 @@ impl Life {
 
     /// The rows of this link alone, and what the house had of it.
     pub fn own(&self) -> HashSet<Sealed> {
-        let newest = self.keys.iter().map(|(epoch, _)| epoch).max();
-        let tables = format!("e{:016x}.", newest.expect("a key"));
+        let tables = format!("{}.", tables_of(self.epoch));
         let own = self.rows.iter().filter(|sealed| {
             sealed.table.starts_with(&tables)
                 || sealed.table == "links" && sealed.row == SALON.as_bytes()

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
     use crate::store::disk::{Disk as _, DiskFile, Folder};
     use crate::store::keys::{FILE, WrappingKey};
-    use crate::store::{NewLink, OpenError, Options, Store};
+    use crate::store::{Epoch, NewLink, OpenError, Options, Store};
     use std::collections::BTreeSet;
     use std::path::Path;
     use std::sync::{Arc, Mutex};
@@ -88,7 +88,7 @@ mod tests {
         WrappingKey::from_credential(&SECOND)
     }
 
-    /// Three links, and a hole where a fourth was.
+    /// Three links, and the spare where a fourth was.
     async fn fill(folder: &Path, wrapping: Option<WrappingKey>) {
         let store = Store::open(folder, options(wrapping)).expect("opened");
         for session in ["a", "b", "c", "d"] {
@@ -138,7 +138,7 @@ mod tests {
         let plain = std::fs::read(folder.path().join(FILE)).expect("read");
         start(folder.path(), Some(first())).await.expect("opened");
         let marks = marks(folder.path());
-        assert_eq!(marks.iter().flatten().count(), 4);
+        assert_eq!(marks.iter().flatten().count(), 5, "four, and the spare");
         assert!(marks.iter().flatten().all(|mark| *mark == 2), "{marks:?}");
         // Nothing of the plain secrets is left.
         let wrapped = std::fs::read(folder.path().join(FILE)).expect("read");
@@ -294,9 +294,9 @@ mod tests {
         }));
         let file = Box::new(Taped(Arc::clone(&tape)));
         let moved = Keys::open(file, both()).expect("opened").rotate();
-        assert_eq!(moved.expect("rotated"), 4);
+        assert_eq!(moved.expect("rotated"), 5);
         let images = std::mem::take(&mut tape.lock().expect("no panic").images);
-        // Four secrets written in any order, then four overwritten, and each torn.
+        // Four secrets and a spare written in any order, then five overwritten, and each torn.
         assert!(images.len() > 32, "{}", images.len());
         for image in images {
             std::fs::write(&path, &image).expect("put back");
@@ -305,7 +305,7 @@ mod tests {
             sound(folder.path(), Some(second())).expect("all of it is new");
             assert_eq!(
                 marks(folder.path()).iter().flatten().count(),
-                4,
+                5,
                 "no double"
             );
         }
@@ -327,7 +327,7 @@ mod tests {
         let mut keys = open(folder.path(), Some(first()));
         let of_epoch = |keys: &Keys| keys.epochs().iter().filter(|of| **of == epoch).count();
         assert_eq!(of_epoch(&keys), 2);
-        keys.erase(&[epoch]).expect("erased");
+        keys.erase(&[epoch], Epoch(epoch.0 + 1)).expect("erased");
         let keys = open(folder.path(), Some(first()));
         assert_eq!(of_epoch(&keys), 0);
         assert!(!keys.ring().contains_key(&epoch));
@@ -344,7 +344,7 @@ mod tests {
             durable: whole.clone(),
             ..Tape::default()
         }));
-        // The one block that a wipe left.
+        // The spare is in the one block that a wipe left.
         let file = Full(Taped(Arc::clone(&tape)), whole.len() as u64);
         let both = Some(second().or_old(&FIRST));
         let mut keys = Keys::open(Box::new(file), both.clone()).expect("opened");
