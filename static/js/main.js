@@ -1,7 +1,7 @@
 // Ties the page together: login, the socket's messages, what each button asks for.
 import { app, changed, forget, left, now, onChange } from './state.js';
 import { all, at, keep, kept, on, put, show } from './dom.js';
-import { call, connect, disconnect, redial, send } from './server.js';
+import { call, connect, dialling, disconnect, redial, send } from './server.js';
 import { house } from './house.js';
 import { firstLanguage, lang, speak, t } from './i18n.js';
 import { ask } from './dialogs.js';
@@ -214,7 +214,7 @@ async function glance() {
 	const own = app.sessions.find((one) => one.session === app.session);
 	if (status === 401) leave();
 	else if (status === 200 && app.session !== 'salon' && !own) location.replace('/');
-	else if (!app.lostAt && heard === app.status && (!status || own?.state !== heard?.state)) redial();
+	else if (!app.lostAt && !dialling() && heard === app.status && (!status || own?.state !== heard?.state)) redial();
 }
 
 function steps() {

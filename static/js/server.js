@@ -22,6 +22,7 @@ const PAUSES = [300, 700, 1500, 3000, 5000, 10_000];
 
 let socket, where, timer;
 let tries = 0;
+let fresh = false; // nothing has come over this connection yet
 let tell; // { open(), message(event, data), lost(tries), final(code): true when there is no coming back }
 
 export function connect(session, lang, listener) {
@@ -35,6 +36,8 @@ export function disconnect() {
 	where = null;
 	drop();
 }
+
+export const dialling = () => fresh;
 
 export function redial() {
 	if (where) dial();
@@ -57,15 +60,16 @@ function dial() {
 	drop();
 	const mine = new WebSocket(where);
 	socket = mine;
-	// A handshake that hangs (the network sleeps) is given up.
+	fresh = true;
+	// One over which nothing comes (the network sleeps) is given up.
 	timer = setTimeout(lose, 8000);
 	mine.onopen = () => {
-		if (mine !== socket) return;
-		clearTimeout(timer);
-		tell.open();
+		if (mine === socket) tell.open();
 	};
 	mine.onmessage = ({ data }) => {
 		if (mine !== socket) return;
+		clearTimeout(timer);
+		fresh = false;
 		tries = 0;
 		const frame = JSON.parse(data);
 		tell.message(frame.event, frame.data);

@@ -100,6 +100,45 @@ async fn a_socket_that_went_deaf_is_found_out_when_somebody_looks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_still_on_its_way_is_left_alone() {
+    // On a busy machine the answer over HTTP comes before the new socket is through.
+    let desk = Desk::closed(&[], Look::default()).await;
+    let page = &desk.page;
+    page.before_every_page(&format!(
+        "{DEAF}
+        window.dials = 0;
+        window.WebSocket = class extends WebSocket {{
+            slow = window.deaf;
+            constructor(...given) {{
+                super(...given);
+                window.dials += 1;
+            }}
+            get readyState() {{ return this.slow ? WebSocket.CONNECTING : super.readyState; }}
+            set onopen(hear) {{ super.onopen = () => this.slow || hear(); }}
+            set onmessage(hear) {{ super.onmessage = (event) => this.slow || hear(event); }}
+        }};"
+    ))
+    .await;
+    desk.open().await;
+    desk.face("unlinked").await;
+    page.value("window.deaf = true").await;
+    desk.rig.link("salon", ANNA).await;
+    let asked = "performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/sessions')).length";
+    let before = page.value(asked).await;
+    page.js("document.dispatchEvent(new Event('visibilitychange'))", &[])
+        .await;
+    page.until(&format!("{asked} > {before}")).await;
+    // What the answer leads to is done before a later question has its own.
+    page.value("fetch('/healthz').then((answer) => answer.text())")
+        .await;
+    assert_eq!(page.value("window.dials").await, 2);
+    page.value("window.deaf = false").await;
+    page.js("dispatchEvent(new Event('online'))", &[]).await;
+    desk.face("linked").await;
+    desk.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_comes_back_into_sight_never_shows_a_code_that_is_dead() {
     // However it comes back: a tab that was hidden for a while, the way back from another page, a network that returns.
     for (back, comes) in [
