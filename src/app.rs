@@ -3,7 +3,7 @@
 mod port;
 mod pulse;
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -39,6 +39,10 @@ const VERSION_EVERY: Duration = Duration::from_hours(24);
 const LAST_TASKS: Duration = Duration::from_millis(200);
 /// How long a store may be held by somebody who only looks into it, or by an appliance that has just been stopped.
 const HELD: Duration = Duration::from_secs(1);
+/// How long the page's place is waited for under a service manager, which would only start the program again: an address
+/// that the network has not given yet, or a program that is just ending.
+const PLACE_WITHIN: Duration = Duration::from_secs(5);
+const PLACE_AGAIN: Duration = Duration::from_millis(100);
 /// The companion version's name among the store's settings.
 const VERSION: &str = "companion_version";
 /// How often the numbers' hashes are looked at that count requests: they are there for an hour, and little longer.
@@ -168,7 +172,7 @@ impl Appliance {
         let access = Access::open(&settings.data_dir)
             .map_err(|error| ExitError::failed(error.to_string()))?;
         let access = Arc::new(access);
-        let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
+        let listener = bind_page(settings.listen).await.map_err(|error| {
             ExitError::failed(format!(
                 "the page cannot be served on {}: {error}; choose another place with --listen",
                 settings.listen
@@ -303,6 +307,30 @@ impl Running {
         self.logins.abort();
         put_logins(access, &self.store).await;
         self.store.close().await;
+    }
+}
+
+/// Binds where the page is served.
+async fn bind_page(listen: SocketAddr) -> io::Result<TcpListener> {
+    let patience = if systemd::manages() {
+        PLACE_WITHIN
+    } else {
+        Duration::ZERO
+    };
+    let until = Instant::now() + patience;
+    loop {
+        match TcpListener::bind(listen).await {
+            Err(error)
+                if Instant::now() < until
+                    && matches!(
+                        error.kind(),
+                        io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable
+                    ) =>
+            {
+                tokio::time::sleep(PLACE_AGAIN).await;
+            }
+            done => return done,
+        }
     }
 }
 

@@ -4,6 +4,12 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+/// Whether a service manager has started the program and waits to hear that it is ready.
+#[must_use]
+pub fn manages() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// The appliance is ready.
 pub fn ready() {
     notify(&[NotifyState::Ready]);

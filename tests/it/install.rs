@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
 
 use hairpin::store::{Options, Store};
 
@@ -125,6 +126,28 @@ async fn a_night_adds_one_backup_and_takes_the_oldest_and_nobody_elses_file() {
 }
 
 #[tokio::test]
+async fn a_night_takes_away_what_a_power_cut_has_left_of_an_earlier_one() {
+    let nights = Nights::new().await;
+    let left = |name: &str, age: Duration| {
+        let path = nights.backups().join(name);
+        let file = std::fs::File::create(&path).expect("made");
+        let then = SystemTime::now() - age;
+        file.set_times(std::fs::FileTimes::new().set_modified(then))
+            .expect("set");
+        path
+    };
+    let days = Duration::from_hours(60);
+    let old = left(".hairpin-2001-01-03.backup.0123abcd.part", days);
+    // One that is being written, and a file of somebody's.
+    let new = left(".hairpin-2001-01-04.backup.0123abcd.part", Duration::ZERO);
+    let mine = left(".mine.backup.0123abcd.part", days);
+    let night = nights.passes(&[PASSPHRASE]);
+    assert!(night.status.success(), "{}", said(&night));
+    assert!(!old.exists());
+    assert!(new.exists() && mine.exists());
+}
+
+#[tokio::test]
 async fn a_night_that_fails_takes_no_older_backup() {
     let nights = Nights::new().await;
     let before = nights.files();
@@ -133,7 +156,7 @@ async fn a_night_that_fails_takes_no_older_backup() {
     assert!(!night.status.success());
     assert!(said(&night).contains("passphrase"), "{}", said(&night));
     assert_eq!(nights.files(), before);
-    for keep in ["0", "many", "-1"] {
+    for keep in ["0", "00", "08", "many", "-1"] {
         let night = nights.passes(&[PASSPHRASE, ("HAIRPIN_BACKUP_KEEP", keep)]);
         assert_eq!(night.status.code(), Some(2), "{}", said(&night));
         assert_eq!(nights.files(), before);

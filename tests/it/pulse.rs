@@ -1,8 +1,10 @@
 //! What systemd's watchdog hears: that everything turns, and nothing any more once something stands still.
 
 use std::io;
+use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,6 +69,48 @@ async fn the_watchdog_is_fed_while_the_program_turns_and_not_while_it_is_stopped
     while systemd.hears().expect("the stop is told") != "STOPPING=1" {}
     assert_eq!(serve.ended(), Some(0));
     assert_eq!(systemd.hears(), None, "a stop is not for the watchdog");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_is_taken_is_waited_for_under_systemd_and_nowhere_else() {
+    let sim = Sim::start_with(SimConfig::default()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("notify");
+    let systemd = Systemd {
+        socket: UnixDatagram::bind(&path).expect("bound"),
+        within: PATIENCE,
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let listen = taken.local_addr().expect("bound").to_string();
+    let serve = |data: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hairpin"));
+        command
+            .args(["serve", "--listen", &listen, "--whatsapp-url", &sim.url()])
+            .arg("--data-dir")
+            .arg(data)
+            .env_clear()
+            .env("HOME", folder.path());
+        command
+    };
+    let alone = serve(&folder.path().join("alone")).output().expect("run");
+    assert_eq!(alone.status.code(), Some(1), "{alone:?}");
+    let data = folder.path().join("data");
+    let mut managed = serve(&data)
+        .env("NOTIFY_SOCKET", &path)
+        .spawn()
+        .expect("started");
+    // What it does last before it goes to the page's place.
+    let until = Instant::now() + PATIENCE;
+    while !data.join("access-key").exists() {
+        assert!(Instant::now() < until);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(managed.try_wait().expect("looked"), None, "it waits");
+    drop(taken);
+    assert_eq!(systemd.hears().as_deref(), Some("READY=1"));
+    managed.kill().expect("killed");
+    managed.wait().expect("ended");
 }
 
 /// Asks until the answer is the wanted one.
