@@ -50,6 +50,8 @@ enum Under {
 enum Block {
     /// An epoch's secret. A rotation that was cut short leaves two of one epoch.
     Used(Epoch, Under),
+    /// An epoch's secret under a credential that is not given: nobody's, unless the store misses the epoch.
+    Foreign(Epoch),
     /// The spare, durably.
     Spare,
     /// Zeros, durably.
@@ -80,7 +82,8 @@ impl Keys {
         }
     }
 
-    /// Reads every block. What is neither a secret nor empty is nobody's, unless the store misses a key.
+    /// Reads every block. What is no secret is nobody's, zeros included: a sync that failed may have lost them, and
+    /// what is read then is not what the disk holds.
     pub(super) fn open(
         file: Box<dyn DiskFile>,
         wrapping: Option<WrappingKey>,
@@ -96,14 +99,17 @@ impl Keys {
             let block = match page.first_chunk::<USED>().filter(|_| whole) {
                 // Cut short: a block that was never acknowledged.
                 None => Block::Spoiled,
-                Some(used) => match keys.unwrap(used)? {
-                    Some((epoch, secret, under)) => {
-                        keys.keys
-                            .insert(epoch, Arc::new(DataKey::new(epoch, &secret)));
-                        Block::Used(epoch, under)
-                    }
-                    None if page.iter().all(|byte| *byte == 0) => Block::Empty,
+                // Empty, overwritten, torn or flipped: the store names the epochs it needs and finds it missing.
+                Some(used) => match epoch_of(used) {
                     None => Block::Spoiled,
+                    Some(epoch) => match keys.unwrap(used) {
+                        None => Block::Foreign(epoch),
+                        Some((secret, under)) => {
+                            keys.keys
+                                .insert(epoch, Arc::new(DataKey::new(epoch, &secret)));
+                            Block::Used(epoch, under)
+                        }
+                    },
                 },
             };
             keys.blocks.push(block);
@@ -121,10 +127,19 @@ impl Keys {
         self.blocks
             .iter()
             .filter_map(|block| match block {
-                Block::Used(epoch, _) => Some(*epoch),
+                Block::Used(epoch, _) | Block::Foreign(epoch) => Some(*epoch),
                 Block::Spare | Block::Empty | Block::Spoiled => None,
             })
             .collect()
+    }
+
+    /// Why an epoch that the store names has no key here.
+    pub(super) fn without(&self, epoch: Epoch) -> OpenError {
+        if self.blocks.contains(&Block::Foreign(epoch)) {
+            OpenError::KeysWrong
+        } else {
+            OpenError::KeysMissing
+        }
     }
 
     /// Gives each epoch a new secret, but for one that took the spare; durable when this returns. After an error none
@@ -153,53 +168,49 @@ impl Keys {
 
     fn write_secret(&mut self, epoch: Epoch) -> io::Result<()> {
         let secret = Secret::random()?;
-        self.write_block(epoch, &secret)?;
+        let slot = self.free();
+        self.write_block(slot, epoch, &secret)?;
         self.keys
             .insert(epoch, Arc::new(DataKey::new(epoch, &secret)));
         Ok(())
     }
 
-    /// Writes a secret into an empty block.
-    fn write_block(&mut self, epoch: Epoch, secret: &Secret) -> io::Result<()> {
+    /// Writes a secret into a block.
+    fn write_block(&mut self, slot: usize, epoch: Epoch, secret: &Secret) -> io::Result<()> {
         let page = self.page(epoch, secret)?;
-        let slot = self.free();
         self.blocks[slot] = Block::Spoiled;
         self.write(slot, &page)?;
         self.blocks[slot] = Block::Used(epoch, self.present());
         Ok(())
     }
 
-    /// Overwrites the epochs' blocks, and leaves a spare under a number that was never given out; durable when this
-    /// returns. After an error it may be asked again, with another number.
+    /// Overwrites the epochs' blocks, and whatever else is nobody's: what an erasure before this one has failed to
+    /// overwrite goes with it. Leaves a spare under a number that was never given out; durable when this returns.
+    /// After an error it may be asked again, with another number.
     pub(super) fn erase(&mut self, epochs: &[Epoch], spare: Epoch) -> io::Result<()> {
-        let slots = self.slots(|block| match block {
-            Block::Used(epoch, _) => epochs.contains(epoch),
-            Block::Empty => false,
-            Block::Spare | Block::Spoiled => true,
-        });
-        for epoch in epochs {
-            self.keys.remove(epoch);
-        }
-        self.overwrite_but_for_a_spare(&slots, spare)
+        self.keys.retain(|epoch, _| !epochs.contains(epoch));
+        self.overwrite_but_for_a_spare(&self.of_nobody(), spare)
     }
 
     /// Overwrites every block that is not one of these epochs', and is not known to be empty; leaves a spare
-    /// under a number that was never given out, where the file has room for it. Syncs in any case: what was overwritten
-    /// before the program was killed looks as if it were durable.
+    /// under a number that was never given out in the first of them. Syncs in any case: what was overwritten before
+    /// the program was killed looks as if it were durable.
     pub(super) fn keep_only(&mut self, epochs: &[Epoch], spare: Epoch) -> io::Result<()> {
         self.keys.retain(|epoch, _| epochs.contains(epoch));
-        let mut slots = self.slots(|block| match block {
-            Block::Used(epoch, _) => !epochs.contains(epoch),
-            Block::Empty => false,
-            Block::Spare | Block::Spoiled => true,
-        });
-        if slots.is_empty() {
-            slots.extend(self.slots(|block| *block == Block::Empty).first());
-        }
+        let slots = self.of_nobody();
         if slots.is_empty() {
             return self.file.sync_data();
         }
         self.overwrite_but_for_a_spare(&slots, spare)
+    }
+
+    /// The blocks that belong to no epoch with a key, and are not known to be empty.
+    fn of_nobody(&self) -> Vec<usize> {
+        self.slots(|block| match block {
+            Block::Used(epoch, _) => !self.keys.contains_key(epoch),
+            Block::Empty => false,
+            Block::Foreign(_) | Block::Spare | Block::Spoiled => true,
+        })
     }
 
     /// Whether a block can be written now: tries it with one that nobody needs.
@@ -290,36 +301,32 @@ impl Keys {
         Ok(block)
     }
 
-    /// The block's secret; `None` when it holds none.
-    fn unwrap(&self, block: &[u8; USED]) -> Result<Option<(Epoch, Secret, Under)>, OpenError> {
-        let Some(epoch) = epoch_of(block) else {
-            // Empty, overwritten, torn or flipped: the store names the epochs it needs and finds it missing.
-            return Ok(None);
-        };
+    /// The secret of a block that is as it was written; `None` when no key that is given opens it.
+    fn unwrap(&self, block: &[u8; USED]) -> Option<(Secret, Under)> {
         let mut secret = Secret([0; 32]);
         if block[4] == PLAIN {
             secret.0.copy_from_slice(&block[25..57]);
-            return Ok(Some((epoch, secret, Under::Plain)));
+            return Some((secret, Under::Plain));
         }
-        let wrapping = self.wrapping.as_ref().ok_or(OpenError::KeysWrong)?;
-        let nonce: [u8; 12] = block[13..25].try_into().map_err(|_| OpenError::KeysWrong)?;
+        let wrapping = self.wrapping.as_ref()?;
+        let nonce: [u8; 12] = block[13..25].try_into().ok()?;
         let opened = |key: &Zeroizing<[u8; 32]>| {
             let payload = Payload {
                 msg: &block[25..73],
-                aad: &epoch.0.to_be_bytes(),
+                aad: &block[5..13],
             };
             Aes256Gcm::new(&(**key).into())
                 .decrypt(&Nonce::from(nonce), payload)
                 .map(Zeroizing::new)
                 .ok()
         };
-        let (plain, under) = match (opened(&wrapping.present), &wrapping.old) {
-            (Some(plain), _) => (plain, Under::Present),
-            (None, Some(old)) => (opened(old).ok_or(OpenError::KeysWrong)?, Under::Old),
-            (None, None) => return Err(OpenError::KeysWrong),
-        };
+        let present = opened(&wrapping.present).map(|plain| (plain, Under::Present));
+        let (plain, under) = present.or_else(|| {
+            let old = wrapping.old.as_ref()?;
+            Some((opened(old)?, Under::Old))
+        })?;
         secret.0.copy_from_slice(&plain);
-        Ok(Some((epoch, secret, under)))
+        Some((secret, under))
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) fn settle(census: &Census, keys: &mut Keys, least: u64) -> Settled {
 pub(super) fn census(database: &Database, keys: &Keys) -> Result<Census, OpenError> {
     let ring = keys.ring();
     if !ring.contains_key(&Epoch::HOUSE) {
-        return Err(OpenError::KeysMissing);
+        return Err(keys.without(Epoch::HOUSE));
     }
     let rows = Reader::new(database, &ring).map_err(unreadable)?;
     let next = rows
@@ -69,8 +69,8 @@ pub(super) fn census(database: &Database, keys: &Keys) -> Result<Census, OpenErr
             .map_err(|_| OpenError::Damaged("it names no epoch"))?;
         named.push(epoch);
     }
-    if named.iter().any(|epoch| !ring.contains_key(epoch)) {
-        return Err(OpenError::KeysMissing);
+    if let Some(epoch) = named.iter().find(|epoch| !ring.contains_key(epoch)) {
+        return Err(keys.without(*epoch));
     }
     let sweep = rows.wants_sweep().map_err(unreadable)?;
     Ok(Census { next, named, sweep })

@@ -323,8 +323,7 @@ impl Scribe {
                 (job, epoch)
             })
             .collect();
-        let fresh: Vec<Epoch> = batch.iter().filter_map(|(_, epoch)| *epoch).collect();
-        if let Err(error) = self.keys.add(&fresh) {
+        if let Err(error) = self.add_keys(&batch) {
             error!(%error, "a new key cannot be written");
             self.tidy = false;
             self.refuse();
@@ -332,8 +331,6 @@ impl Scribe {
                 batch.into_iter().partition(|(_, epoch)| epoch.is_some());
             answer_all(failed, StoreError::Disk);
             batch = rest;
-        } else if !fresh.is_empty() {
-            self.shared.set_keys(self.keys.ring());
         }
         if batch.is_empty() {
             return;
@@ -353,7 +350,7 @@ impl Scribe {
             }
             Err(Failure::Commit(error)) => {
                 // Its keys go once it is certain that the file does not name their epochs.
-                self.tidy &= fresh.is_empty();
+                self.tidy &= epochs(&batch).is_empty();
                 self.shared.unwell.store(true, Ordering::SeqCst);
                 self.refuse();
                 self.mend();
@@ -395,6 +392,17 @@ impl Scribe {
         spare.unwrap_or_else(|| self.new_number())
     }
 
+    /// Every new link's key, durable before the store names its epoch.
+    fn add_keys(&mut self, batch: &Batch) -> std::io::Result<()> {
+        let fresh = epochs(batch);
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        self.keys.add(&fresh)?;
+        self.shared.set_keys(self.keys.ring());
+        Ok(())
+    }
+
     fn new_number(&mut self) -> Epoch {
         let epoch = Epoch(self.next_epoch);
         self.next_epoch += 1;
@@ -414,6 +422,14 @@ impl Scribe {
                 Err(error) => {
                     if tries > 1 || !self.reopen() {
                         return Err(Failure::Commit(error));
+                    }
+                    // The store does not name the new links' epochs yet, so that their keys are overwritten now.
+                    for (_, epoch) in batch.iter_mut().filter(|(job, _)| job.wants_epoch) {
+                        *epoch = Some(self.new_epoch());
+                    }
+                    if let Err(error) = self.add_keys(batch) {
+                        error!(%error, "a new key cannot be written");
+                        return Err(Failure::Commit(StoreError::Disk));
                     }
                 }
             }

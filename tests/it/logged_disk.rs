@@ -21,7 +21,7 @@ use crate::store_support::folder;
 const PLACE: &str = "HAIRPIN_TEST_PLACE";
 const DISK_BYTES: u64 = 32 << 20;
 /// What a disk writes whole or not at all: ext4's own block, which it relies on.
-pub const BLOCK: usize = 4096;
+const BLOCK: usize = 4096;
 const SECTOR: usize = 512;
 const DISK: &str = "disk";
 /// So many moments are cut at, for each test.

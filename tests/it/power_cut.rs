@@ -1,6 +1,7 @@
 //! Power cuts below the file system: what had been acknowledged by then is there, and no key of a link that was wiped.
 //! Each time the disk is mounted as after a restart, and the program itself opens the store.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,12 +10,12 @@ use hairpin_sim::{Sim, SimConfig};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use crate::logged_disk::{BLOCK, Watched, cut, entries, in_namespaces, place};
+use crate::logged_disk::{Watched, cut, entries, in_namespaces, place};
 use crate::process::{Serve, run, whole};
 use crate::rig::{ANNA, BORIS};
-use crate::store_crash;
-use crate::store_kill::{Worker, keys, rename_until_killed, seen_in};
-use crate::store_model::{self, Op, State, difference, look, next_ops, write_devices};
+use crate::store_crash::{self, Unwanted, check_keys, epochs_held, epochs_wanted};
+use crate::store_kill::{Worker, rename_until_killed, seen_in};
+use crate::store_model::{self, State, difference, look, next_ops, write_devices};
 
 /// So often is the process killed, and started again.
 const LIVES: usize = 4;
@@ -23,10 +24,16 @@ const LONGEST: usize = 400;
 const ROOMS: usize = 3;
 const REPLACEMENTS: usize = 30;
 
-/// How many blocks anywhere on a disk hold keys: in the key file, or left behind by one.
-fn keys_on(disk: &[u8]) -> usize {
-    let blocks = disk.chunks(BLOCK);
-    blocks.filter(|block| block.starts_with(b"HPK1")).count()
+/// That no block anywhere on a disk, in the key file or left behind by one, holds a key that nobody wants; but for the
+/// spare, and for what so many operations that were under way may leave.
+fn keys_on(disk: &[u8], wanted: &BTreeSet<u64>, under_way: usize) -> Result<(), String> {
+    let left = Unwanted::among(&epochs_held(disk), wanted)?;
+    if left.stale > under_way || left.stale + left.later > 1 + under_way {
+        return Err(format!(
+            "on the disk is {left:?}, with {under_way} under way"
+        ));
+    }
+    Ok(())
 }
 
 /// What the program itself says of a store.
@@ -47,8 +54,8 @@ fn checked(home: &Path, data: &Path) -> Result<(), String> {
 struct Work {
     /// The state after each operation; each life begins with the state it found.
     states: Vec<State>,
-    /// Whether that operation brought a key along.
-    adds_key: Vec<bool>,
+    /// Whether that operation wiped a link, or began one.
+    wipes: Vec<bool>,
     /// After so many entries of the log: the operations that were begun and acknowledged.
     marks: Vec<(usize, usize, usize)>,
 }
@@ -57,7 +64,7 @@ async fn work(watched: &Watched, random: &mut StdRng) -> Work {
     let data = watched.folder().join("var/data");
     let devices = watched.place.join("devices");
     write_devices(&devices);
-    let (mut states, mut adds_key, mut marks) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut states, mut wipes, mut marks) = (Vec::new(), Vec::new(), Vec::new());
     let mut before = State::default();
     for _ in 0..LIVES {
         let seed: u64 = random.random();
@@ -71,10 +78,10 @@ async fn work(watched: &Watched, random: &mut StdRng) -> Work {
         let last = *heard.last().expect("it said something");
         let mut life = vec![before];
         let mut drawn = store_model::random(seed);
-        adds_key.push(false);
+        wipes.push(false);
         while life.len() <= last.begun {
             for op in next_ops(&mut drawn, &mut life) {
-                adds_key.push(matches!(op, Op::Wipe(_, Some(_))));
+                wipes.push(op.wipes().is_some());
             }
         }
         marks.extend(
@@ -82,7 +89,7 @@ async fn work(watched: &Watched, random: &mut StdRng) -> Work {
                 .iter()
                 .map(|heard| (heard.logged, first + heard.begun, first + heard.done)),
         );
-        before = seen_in(&data).await;
+        (before, _) = seen_in(&data).await;
         assert!(
             life[last.done..=last.begun].contains(&before),
             "a kill loses something"
@@ -91,7 +98,7 @@ async fn work(watched: &Watched, random: &mut StdRng) -> Work {
     }
     Work {
         states,
-        adds_key,
+        wipes,
         marks,
     }
 }
@@ -106,15 +113,6 @@ impl Work {
             None => (0, 0),
         };
         let allowed = &self.states[done..=begun];
-        let most = allowed.iter().map(|state| 1 + state.links.len()).max();
-        let coming = &self.adds_key[done + 1..=begun];
-        let most = most.expect("one") + coming.iter().filter(|adds| **adds).count();
-        let used = keys_on(image);
-        if used > most {
-            return Err(format!(
-                "{used} keys are on the disk, at most {most} may be"
-            ));
-        }
         if !data.join("hairpin.redb").exists() {
             let is_born = known > 0;
             return if is_born {
@@ -126,15 +124,18 @@ impl Work {
         checked(found, &data)?;
         let store = Store::open(&data, Options::default()).map_err(|error| error.to_string())?;
         let seen = look(&store).await.map_err(|error| error.to_string())?;
+        let wanted = epochs_wanted(&store).map_err(|error| error.to_string())?;
         store.close().await;
         if !allowed.contains(&seen) {
             let nearest = allowed.last().expect("one");
             return Err(format!("the wrong state: {}", difference(&seen, nearest)));
         }
-        let used = keys(&data);
-        if used != 1 + seen.links.len() {
-            return Err(format!("{used} keys for {} links", seen.links.len()));
-        }
+        let coming = &self.wipes[done + 1..=begun];
+        keys_on(image, &wanted, coming.iter().filter(|it| **it).count())?;
+        check_keys(
+            &std::fs::read(data.join("hairpin.keys")).expect("readable"),
+            &wanted,
+        )?;
         store_crash::whole(std::fs::read(data.join("hairpin.redb")).expect("readable"))
     }
 }
@@ -151,9 +152,9 @@ async fn a_power_cut_below_the_file_system_loses_nothing_of_random_operations() 
     let work = work(&watched, &mut random).await;
     let record = watched.end();
     println!(
-        "{} acknowledged operations, {} new links, {} lives, {}",
+        "{} acknowledged operations, {} of them wipes, {} lives, {}",
         work.states.len() - LIVES,
-        work.adds_key.iter().filter(|adds| **adds).count(),
+        work.wipes.iter().filter(|it| **it).count(),
         LIVES,
         record.told()
     );
@@ -245,14 +246,6 @@ async fn remembers(found: &Path, facts: &[(usize, Fact)], image: &[u8]) -> Resul
             line => lines.push(*line),
         }
     }
-    // Of the link that is there, and of the one that comes; of the house.
-    let most = 1 + lines.len().min(1) + usize::from(matches!(lines.last(), Some(Fact::Asked(_))));
-    let used = keys_on(image);
-    if used > most {
-        return Err(format!(
-            "{used} keys are on the disk, at most {most} may be"
-        ));
-    }
     let data = found.join(".local/share/hairpin");
     if !data.join("hairpin.redb").exists() {
         let is_born = !facts.is_empty();
@@ -270,7 +263,13 @@ async fn remembers(found: &Path, facts: &[(usize, Fact)], image: &[u8]) -> Resul
     let store = Store::open(&data, Options::default()).map_err(|error| error.to_string())?;
     let sessions = store.sessions().map_err(|error| error.to_string())?;
     let row = store.link("salon").map_err(|error| error.to_string())?;
+    let wanted = epochs_wanted(&store).map_err(|error| error.to_string())?;
     store.close().await;
+    keys_on(
+        image,
+        &wanted,
+        usize::from(matches!(lines.last(), Some(Fact::Asked(_)))),
+    )?;
     for (room, answered) in names.into_iter().enumerate() {
         let id = format!("room-{room}");
         let row = sessions.iter().find(|row| row.id == id);

@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use crate::rig::PATIENCE;
 use crate::store_cut::{Cut, Image, Kind};
 use crate::store_lab::{Event, Fault, FileId, Lab};
-use crate::store_model::{NOW, Op, State, difference, look, next_ops, perform, random};
+use crate::store_model::{NOW, Op, SESSIONS, State, difference, look, next_ops, perform, random};
 use crate::store_support::{folder, number_of, seed};
 
 const STORE: &str = "hairpin.redb";
@@ -237,18 +237,8 @@ async fn check(image: &Image, allowed: &Allowed<'_>) -> Result<(), String> {
         return Err(format!("the wrong state: {}", difference(&seen, nearest)));
     }
     // What the image lacks is done by the start: keys of nobody, and the sealed bytes of a wiped link.
-    let epochs: Vec<u64> = lab.files()[KEYS]
-        .chunks(BLOCK)
-        .filter_map(epoch_in)
-        .collect();
-    let keys = epochs.len();
-    if BTreeSet::from_iter(epochs).len() < keys {
-        return Err("an epoch has two keys".to_owned());
-    }
-    // The spare is there where a block was free for it.
-    if !(1..=2).contains(&(keys - seen.links.len())) {
-        return Err(format!("{keys} keys for {} links", seen.links.len()));
-    }
+    let wanted = epochs_wanted(&store).map_err(|error| format!("links: {error}"))?;
+    check_keys(&lab.files()[KEYS], &wanted)?;
     store.close().await;
     let named = epochs_named(&lab.files()[STORE]);
     if let Some(left) = named.intersection(&gone).next() {
@@ -288,6 +278,63 @@ fn check_backups(image: &Image, allowed: &Allowed<'_>) -> Result<(), String> {
 pub fn epoch_in(block: &[u8]) -> Option<u64> {
     let bytes = block.get(5..13)?.try_into().ok()?;
     (block[..4] == *b"HPK1").then(|| u64::from_be_bytes(bytes))
+}
+
+/// Whose keys there are in a key file, or anywhere on a disk.
+pub fn epochs_held(blocks: &[u8]) -> Vec<u64> {
+    blocks.chunks(BLOCK).filter_map(epoch_in).collect()
+}
+
+/// The epochs that must have a key: the house's, and each link's.
+pub fn epochs_wanted(store: &Store) -> Result<BTreeSet<u64>, StoreError> {
+    let slots = store.sessions()?.into_iter().map(|row| row.id);
+    let mut wanted = BTreeSet::from([0]);
+    for session in slots.chain(SESSIONS.map(str::to_owned)) {
+        wanted.extend(store.link(&session)?.map(|row| number_of(row.epoch)));
+    }
+    Ok(wanted)
+}
+
+/// Keys that are held and that nobody wants.
+#[derive(Debug)]
+pub struct Unwanted {
+    /// Older than one that is wanted: of a link that is gone.
+    pub stale: usize,
+    /// Later than all of them: the spare, of a link that is coming, or of the last one where none came after it.
+    pub later: usize,
+}
+
+impl Unwanted {
+    /// An error when one that is wanted is missing.
+    pub fn among(held: &[u64], wanted: &BTreeSet<u64>) -> Result<Self, String> {
+        let held: BTreeSet<u64> = held.iter().copied().collect();
+        if let Some(missing) = wanted.difference(&held).next() {
+            return Err(format!("the key of epoch {missing} is missing"));
+        }
+        let last = wanted.last().copied().unwrap_or_default();
+        let (later, stale): (Vec<u64>, _) =
+            held.difference(wanted).partition(|epoch| **epoch > last);
+        Ok(Self {
+            stale: stale.len(),
+            later: later.len(),
+        })
+    }
+}
+
+/// That a settled key file holds what is wanted, each once, and at most the spare.
+pub fn check_keys(file: &[u8], wanted: &BTreeSet<u64>) -> Result<(), String> {
+    let held = epochs_held(file);
+    let used = file
+        .chunks(BLOCK)
+        .filter(|block| block.iter().any(|byte| *byte != 0))
+        .count();
+    let unwanted = Unwanted::among(&held, wanted)?;
+    if unwanted.stale > 0 || unwanted.later > 1 || used > wanted.len() + unwanted.later {
+        return Err(format!(
+            "{held:?} have keys, {wanted:?} are wanted, {used} blocks are used"
+        ));
+    }
+    Ok(())
 }
 
 /// The epochs whose tables' names are found anywhere in the file.

@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 
 use crate::logged_disk;
 use crate::process::Serve;
-use crate::store_crash::swept;
+use crate::store_crash::{Unwanted, check_keys, epochs_held, epochs_wanted, swept};
 use crate::store_model::{
-    self, DEVICES_FILE, Op, State, difference, look, next_ops, perform, write_devices,
+    self, DEVICES_FILE, State, difference, look, next_ops, perform, write_devices,
 };
 use crate::store_support::{copy, folder, seed};
 
@@ -159,28 +159,18 @@ fn a_moment(random: &mut StdRng) {
     }
 }
 
-/// How many keys the file holds.
-pub fn keys(folder: &Path) -> usize {
-    let bytes = std::fs::read(folder.join("hairpin.keys")).unwrap_or_default();
-    let used = bytes
-        .chunks(4096)
-        .filter(|block| block.starts_with(b"HPK1"));
-    used.count()
-}
-
-/// Looks at a copy: the next process finds the files as the kill has left them.
-pub async fn seen_in(killed: &Path) -> State {
+/// Looks at a copy: the next process finds the files as the kill has left them. What is there, and which keys that
+/// nobody wants the kill has left.
+pub async fn seen_in(killed: &Path) -> (State, Unwanted) {
+    let keys = |folder: &Path| std::fs::read(folder.join("hairpin.keys")).expect("readable");
     let copy = copy(killed);
     let store = Store::open(copy.path(), Options::default()).expect("it opens by itself");
     let seen = look(&store).await.expect("readable");
-    let links = 1 + seen.links.len();
-    let keys = keys(copy.path());
-    assert!(
-        (links..=links + 1).contains(&keys),
-        "a key for each, and at most the spare"
-    );
+    let wanted = epochs_wanted(&store).expect("readable");
+    check_keys(&keys(copy.path()), &wanted).expect("a key for each, and at most the spare");
     store.close().await;
-    seen
+    let left = Unwanted::among(&epochs_held(&keys(killed)), &wanted);
+    (seen, left.expect("a key for each"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,26 +212,24 @@ async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
         }
         is_born = true;
         let mut states = vec![before];
-        let mut wants_key = false;
+        let mut wipes = false;
         let mut drawn = store_model::random(ops_seed);
         while states.len() <= heard.begun {
             let ops = next_ops(&mut drawn, &mut states);
-            wants_key = matches!(ops.last(), Some(Op::Wipe(_, Some(_))));
+            wipes = ops.last().is_some_and(|op| op.wipes().is_some());
         }
         let allowed = &states[heard.done..=heard.begun];
-        let used = keys(home.path());
-        let found = seen_in(home.path()).await;
+        let (found, left) = seen_in(home.path()).await;
         assert!(
             allowed.contains(&found),
             "{name}: {}",
             difference(&found, &allowed[0])
         );
         // An acknowledged wipe has taken the old key with it, before any start tidies up, and left the spare.
-        let most = allowed.iter().map(|state| 2 + state.links.len()).max();
-        let under_way = usize::from(wants_key && heard.begun > heard.done);
+        let under_way = usize::from(wipes && heard.begun > heard.done);
         assert!(
-            used <= most.expect("one") + under_way,
-            "{name}: {used} keys are in the file"
+            left.stale <= under_way && left.stale + left.later <= 1 + under_way,
+            "{name}: {left:?} with {under_way} under way"
         );
         lost_none_of += heard.done;
         within += usize::from(heard.begun > heard.done);

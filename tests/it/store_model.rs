@@ -19,7 +19,7 @@ use whatsapp_rust::wacore::store::Device;
 
 /// The moment at which all tests take place, in Unix milliseconds.
 pub const NOW: i64 = 1_800_000_000_000;
-const SESSIONS: [&str; 3] = ["salon", "second", "third"];
+pub const SESSIONS: [&str; 3] = ["salon", "second", "third"];
 const LINES: [&str; 3] = ["79001234567", "79007654321", "5511987654321"];
 const SETTINGS: [&str; 2] = ["one", "two"];
 /// So many rows of each family are used.

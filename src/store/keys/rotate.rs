@@ -6,7 +6,7 @@ use std::io;
 
 use zeroize::Zeroizing;
 
-use super::{BLOCK, Block, Keys, USED, Under};
+use super::{BLOCK, Block, Keys, USED, Under, epoch_of};
 use crate::store::seal::Secret;
 
 impl Keys {
@@ -38,25 +38,26 @@ impl Keys {
         Ok(old.len())
     }
 
-    /// A second block with the same secret, unless there is one already.
+    /// A second block with the same secret. One that is there already is written again: a sync that failed may have
+    /// lost it.
     fn rewrap(&mut self, slot: usize, present: Under) -> io::Result<()> {
         let Block::Used(epoch, _) = self.blocks[slot] else {
             return Ok(());
         };
-        if self.blocks.contains(&Block::Used(epoch, present)) {
-            return Ok(());
-        }
         let secret = self.secret_in(slot)?;
-        self.write_block(epoch, &secret)
+        let second = Block::Used(epoch, present);
+        let there = self.blocks.iter().position(|block| *block == second);
+        let to = there.unwrap_or_else(|| self.free());
+        self.write_block(to, epoch, &secret)
     }
 
     fn secret_in(&self, slot: usize) -> io::Result<Secret> {
         let mut block = Zeroizing::new([0; USED]);
         self.file.read(slot as u64 * BLOCK, &mut *block)?;
-        match self.unwrap(&block).map_err(io::Error::other)? {
-            Some((_, secret, _)) => Ok(secret),
-            None => Err(io::Error::other("a key block has changed")),
-        }
+        epoch_of(&*block)
+            .and_then(|_| self.unwrap(&block))
+            .map(|(secret, _)| secret)
+            .ok_or_else(|| io::Error::other("a key block has changed"))
     }
 }
 
@@ -64,7 +65,7 @@ impl Keys {
 mod tests {
     use super::*;
     use crate::store::disk::{Disk as _, DiskFile, Folder};
-    use crate::store::keys::{FILE, WrappingKey};
+    use crate::store::keys::{FILE, WrappingKey, epochs_in};
     use crate::store::{Epoch, NewLink, OpenError, Options, Store};
     use std::collections::BTreeSet;
     use std::path::Path;
@@ -240,8 +241,9 @@ mod tests {
 
         fn sync_data(&self) -> io::Result<()> {
             let mut tape = self.0.lock().expect("no panic");
-            tape.durable = tape.bytes.clone();
-            tape.pending.clear();
+            for (offset, bytes) in std::mem::take(&mut tape.pending) {
+                put(&mut tape.durable, offset, &bytes);
+            }
             tape.cut();
             Ok(())
         }
@@ -312,6 +314,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn second_blocks_that_a_failed_sync_lost_are_written_again_before_the_first_go() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fill(folder.path(), Some(first())).await;
+        let both = || Some(second().or_old(&FIRST));
+        let path = folder.path().join(FILE);
+        let whole = std::fs::read(&path).expect("read");
+        let tape = Arc::new(Mutex::new(Tape {
+            bytes: whole.clone(),
+            durable: whole,
+            ..Tape::default()
+        }));
+        let taped = || Box::new(Taped(Arc::clone(&tape)));
+        let mut keys = Keys::open(taped(), both()).expect("opened");
+        for slot in 0..keys.blocks.len() {
+            keys.rewrap(slot, Under::Present).expect("written");
+        }
+        // The next start reads what is in memory only; no sync writes that any more.
+        let mut lost = tape.lock().expect("no panic");
+        lost.pending.clear();
+        lost.images.clear();
+        drop(lost);
+        let mut keys = Keys::open(taped(), both()).expect("opened");
+        assert_eq!(keys.rotate().expect("rotated"), 5);
+        let images = std::mem::take(&mut tape.lock().expect("no panic").images);
+        for image in images {
+            std::fs::write(&path, &image).expect("put back");
+            sound(folder.path(), both()).expect("nothing lost");
+        }
+        sound(folder.path(), Some(second())).expect("all of it is new");
+    }
+
+    #[tokio::test]
     async fn a_wipe_overwrites_both_blocks_of_an_epoch_that_has_two() {
         let folder = tempfile::tempdir().expect("a folder");
         fill(folder.path(), Some(first())).await;
@@ -323,7 +357,8 @@ mod tests {
             .position(|block| *block == Block::Used(epoch, Under::Present))
             .expect("a block");
         let secret = keys.secret_in(slot).expect("a secret");
-        keys.write_block(epoch, &secret).expect("written");
+        let free = keys.free();
+        keys.write_block(free, epoch, &secret).expect("written");
         let mut keys = open(folder.path(), Some(first()));
         let of_epoch = |keys: &Keys| keys.epochs().iter().filter(|of| **of == epoch).count();
         assert_eq!(of_epoch(&keys), 2);
@@ -354,5 +389,36 @@ mod tests {
         assert!(before.iter().all(|epoch| keys.ring().contains_key(epoch)));
         std::fs::write(&path, &tape.lock().expect("no panic").bytes).expect("put back");
         sound(folder.path(), both).expect("nothing lost");
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_back_to_the_old_credential_is_not_kept_out_by_a_spare_under_the_new_one()
+    {
+        let folder = tempfile::tempdir().expect("a folder");
+        fill(folder.path(), Some(first())).await;
+        let path = folder.path().join(FILE);
+        let whole = std::fs::read(&path).expect("read");
+        let tape = Arc::new(Mutex::new(Tape {
+            bytes: whole.clone(),
+            durable: whole.clone(),
+            ..Tape::default()
+        }));
+        let file = Full(Taped(Arc::clone(&tape)), whole.len() as u64);
+        let mut keys = Keys::open(Box::new(file), Some(second().or_old(&FIRST))).expect("opened");
+        // As a start does: what nobody names goes first.
+        let mut named = keys.epochs();
+        named.sort_unstable();
+        let unnamed = named.pop().expect("the spare");
+        keys.keep_only(&named, Epoch(unnamed.0 + 1)).expect("kept");
+        keys.rotate().expect_err("full");
+        std::fs::write(&path, &tape.lock().expect("no panic").bytes).expect("put back");
+        assert!(matches!(
+            start(folder.path(), Some(second())).await,
+            Err(OpenError::KeysWrong)
+        ));
+        sound(folder.path(), Some(first())).expect("every link has its key");
+        start(folder.path(), Some(first())).await.expect("opened");
+        let spare = epochs_in(&std::fs::read(&path).expect("read")).max();
+        assert!(spare > Some(Epoch(unnamed.0 + 1)), "a new one in its place");
     }
 }

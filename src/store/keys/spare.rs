@@ -255,6 +255,34 @@ mod tests {
     }
 
     #[test]
+    fn an_erasure_takes_along_what_one_before_it_has_failed_to_overwrite() {
+        let (bench, mut keys) = Bench::new();
+        keys.add(&[Epoch(2)]).expect("added");
+        bench.fails.store(true, Ordering::Relaxed);
+        keys.erase(&[Epoch(1)], Epoch(3)).expect_err("no sync");
+        bench.fails.store(false, Ordering::Relaxed);
+        bench.cost();
+        keys.erase(&[Epoch(2)], Epoch(4)).expect("erased");
+        assert_eq!(bench.cost(), (1, 2), "both blocks, in one sync");
+        assert_eq!(bench.epochs(), [0, 4]);
+    }
+
+    #[test]
+    fn a_start_writes_zeros_again_that_a_failed_sync_may_have_lost() {
+        let (bench, mut keys) = Bench::new();
+        keys.add(&[Epoch(2)]).expect("added");
+        bench.fails.store(true, Ordering::Relaxed);
+        keys.erase(&[Epoch(1), Epoch(2)], Epoch(3))
+            .expect_err("no sync");
+        bench.fails.store(false, Ordering::Relaxed);
+        let mut later = bench.open();
+        bench.cost();
+        later.keep_only(&[Epoch::HOUSE], Epoch(4)).expect("kept");
+        assert_eq!(bench.cost(), (1, 2), "the spare, and the zeros beside it");
+        assert_eq!(bench.epochs(), [0, 4]);
+    }
+
+    #[test]
     fn a_probe_takes_the_spares_block_and_not_a_new_one() {
         let (bench, mut keys) = Bench::new();
         keys.erase(&[Epoch(1)], Epoch(2)).expect("erased");

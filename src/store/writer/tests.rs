@@ -1,11 +1,13 @@
 //! What only the store's own rooms can try: faults in its work, and what is left in the file after a sweep.
 
 use std::collections::HashSet;
+use std::io;
 use std::ops::Bound;
 
 use whatsapp_rust::traits::SignalStore;
 
 use super::*;
+use crate::store::disk::{Disk, DiskFile, Folder, close_and_lock_the_file};
 use crate::store::tables::Family;
 use crate::store::tx::Rows;
 use crate::store::{NewLink, Options, Store};
@@ -62,6 +64,119 @@ async fn a_fault_in_a_reader_is_an_error_and_the_file_is_checked_anew() {
     // The writer thread takes what is queued in order: behind this the file is open again.
     store.put_setting("two", vec![2]).await.expect("written");
     assert_eq!(store.setting("one"), Ok(Some(vec![1])));
+    store.close().await;
+}
+
+/// The real folder, whose store cannot be read while that is wanted.
+#[derive(Debug)]
+struct Unreadable {
+    folder: Folder,
+    fails: Arc<AtomicBool>,
+}
+
+impl Disk for Unreadable {
+    fn folder(&self) -> &std::path::Path {
+        self.folder.folder()
+    }
+    fn prepare(&self, create: bool) -> io::Result<()> {
+        self.folder.prepare(create)
+    }
+    fn size(&self, name: &str) -> io::Result<Option<u64>> {
+        self.folder.size(name)
+    }
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(UnreadableFile {
+            file: self.folder.open(name)?,
+            fails: Arc::clone(&self.fails),
+        }))
+    }
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.folder.create(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.folder.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.folder.remove(name)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.folder.sync()
+    }
+}
+
+#[derive(Debug)]
+struct UnreadableFile {
+    file: Box<dyn DiskFile>,
+    fails: Arc<AtomicBool>,
+}
+
+impl DiskFile for UnreadableFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(io::Error::other("no read"));
+        }
+        self.file.read(offset, out)
+    }
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write(offset, bytes)
+    }
+    close_and_lock_the_file!();
+}
+
+#[tokio::test]
+async fn a_link_begun_on_a_handle_that_a_failed_read_broke_has_its_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fails = Arc::new(AtomicBool::new(false));
+    let disk = Unreadable {
+        folder: Folder::new(folder.path()),
+        fails: Arc::clone(&fails),
+    };
+    let options = Options {
+        cache_bytes: 0,
+        ..Options::default()
+    };
+    let store = Store::open_on(Arc::new(disk), options).expect("opened");
+    let mut of = None;
+    // The first link's key is written for it, the second's and third's are spares.
+    for line in ["79001234567", "79001234568", "79001234569"] {
+        {
+            let database = store.shared.database();
+            let database = database.as_ref().expect("open");
+            fails.store(true, Ordering::SeqCst);
+            assert!(database.begin_read().is_err(), "nothing can be read");
+            fails.store(false, Ordering::SeqCst);
+            assert!(database.begin_write().is_err(), "the handle is broken");
+        }
+        let link = store
+            .replace_link("salon", of, Some(next(line)), vec![])
+            .await
+            .expect("linked on a new handle");
+        of = Some(link.link.expect("a link").epoch);
+        let backend = store.backend("salon", of.expect("an epoch"));
+        backend
+            .put_session("1@s.whatsapp.net:0", b"kept")
+            .await
+            .expect("written");
+    }
+    store.close().await;
+    let store = Store::open(folder.path(), Options::default()).expect("opened");
+    let row = store.link("salon").expect("read").expect("a link");
+    assert_eq!(row.masked(), "79001***569");
+    let kept = store
+        .backend("salon", row.epoch)
+        .get_session("1@s.whatsapp.net:0")
+        .await
+        .expect("read");
+    assert_eq!(kept.as_deref(), Some(&b"kept"[..]));
     store.close().await;
 }
 
