@@ -107,13 +107,11 @@ fn no_key_too_many(lab: &Lab, store: &Store, known: &BTreeSet<u64>, name: &str) 
 /// Which epochs have keys by right; a call that breaks just now is mended.
 async fn wanted_by(lab: &Lab, store: &Store) -> BTreeSet<u64> {
     loop {
-        match epochs_wanted(store) {
-            Ok(wanted) => return wanted,
-            Err(_) => {
-                lab.plan.heal();
-                well(store).await;
-            }
+        if let Ok(wanted) = epochs_wanted(store) {
+            return wanted;
         }
+        lab.plan.heal();
+        well(store).await;
     }
 }
 
