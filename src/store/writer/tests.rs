@@ -8,6 +8,7 @@ use whatsapp_rust::traits::SignalStore;
 
 use super::*;
 use crate::store::disk::{Disk, DiskFile, Folder, close_and_lock_the_file};
+use crate::store::keys::{self, epochs_in};
 use crate::store::tables::Family;
 use crate::store::tx::Rows;
 use crate::store::{NewLink, Options, Store};
@@ -156,11 +157,17 @@ async fn a_link_begun_on_a_handle_that_a_failed_read_broke_has_its_key() {
             fails.store(false, Ordering::SeqCst);
             assert!(database.begin_write().is_err(), "the handle is broken");
         }
+        let file = std::fs::read(folder.path().join(keys::FILE)).expect("read");
+        let spare = epochs_in(&file).max();
         let link = store
             .replace_link("salon", of, Some(next(line)), vec![])
             .await
             .expect("linked on a new handle");
         of = Some(link.link.expect("a link").epoch);
+        assert!(
+            of > spare,
+            "a number with an overwritten key has no second one"
+        );
         let backend = store.backend("salon", of.expect("an epoch"));
         backend
             .put_session("1@s.whatsapp.net:0", b"kept")
