@@ -376,6 +376,9 @@ impl Scribe {
             // Before anybody is answered: this handle still shows what was there before.
             self.shared.unwell.store(true, Ordering::SeqCst);
             self.mend();
+        } else if self.is_ill() {
+            // What was refused works again: whoever is answered finds that told as well.
+            self.mend();
         }
         for ((job, _), result) in batch.into_iter().zip(outcome.results) {
             // A wipe is acknowledged only once the old key is gone as well.
